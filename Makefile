@@ -1,0 +1,27 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# PYTHON names the interpreter to build .venv with; DEMO_OPTIONS and TEST_OPTIONS are handed on.
+PYTHON ?= python3
+SHELL := /bin/bash
+export PYTHON
+
+.PHONY: demo test lint setup setup-demo clean
+
+demo: setup-demo
+	@source scripts/env.sh && ros_demo="$$(command -v python3)" && \
+	  exec "$$ros_demo" -m gridkp_ros.node.demo --out out/demo $(DEMO_OPTIONS)
+
+test: setup lint
+	@source scripts/env.sh && ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) \
+	  pytest $(TEST_OPTIONS)
+
+lint: setup
+	@source scripts/env.sh && ruff check . && lint-imports
+
+setup:
+	@scripts/setup.sh test
+
+setup-demo:
+	@scripts/setup.sh demo
+
+clean:
+	rm -rf .venv build install log out .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,273 @@
+"""Replay a recording through the Predictor that the node uses, and score every forecast.
+
+Deterministic: the same recording, bundle and settings give the same bytes of `metrics.json`. It therefore holds no
+paths, dates or timings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gridkp_ros.data.sources import FrameSource
+from gridkp_ros.evaluation.metrics import GRID_CELLS, EvaluationError, significant
+from gridkp_ros.evaluation.report import write_report
+from gridkp_ros.evaluation.scoring import STEP_S, ForecastScorer, PointTruth
+from gridkp_ros.evaluation.storyboard import Storyboard, View
+from gridkp_ros.geometry import Placement
+from gridkp_ros.runtime import Forecast, Observation, Predictor
+
+log = logging.getLogger(__name__)
+
+METRICS_SCHEMA = 1
+
+
+@dataclass
+class _Counts:
+    read: int = 0
+    absorbed: int = 0
+    skipped: int = 0
+    coasted: int = 0
+    epochs: int = 0
+    forecasts: int = 0
+    starts: list[dict] = field(default_factory=list)
+
+
+def replay(
+    source: FrameSource,
+    predictor: Predictor,
+    out_dir: str | Path,
+    *,
+    horizon_steps: int = 15,
+    num_samples: int = 1,
+    truth: PointTruth | None = None,
+    pictures: bool = True,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict:
+    """Run every frame of a recording through a predictor and write the evaluation into a folder.
+
+    Writes `metrics.json` and, with pictures, `film.mp4`, `film_strip.png` and `report.html`.
+
+    Args:
+        source: the recording.
+        predictor: a fresh one; its settings (region, seed, warm-up, ...) are those of the evaluation.
+        out_dir: made if needed; files of an earlier replay in it are replaced.
+        horizon_steps: farthest evaluated step of 1/15 s, whatever the model's period.
+        num_samples: futures in each forecast.
+        truth: true positions of the bundle's named points in pixels of the image as received (see `point_truth`).
+        pictures: draw film, strips and report.
+        progress: called with the number of frames read and the number declared (None if unknown).
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        EvaluationError: the predictor has already seen frames, or a setting is out of range.
+        DataError: the recording cannot be read.
+    """
+    if predictor.epoch or predictor.frames_since_start:
+        raise EvaluationError("replay needs a fresh Predictor: this one has already observed frames")
+    if horizon_steps < 1 or num_samples < 1:
+        raise EvaluationError(f"horizon_steps={horizon_steps}, num_samples={num_samples}: both must be 1 or more")
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    counts, stamps_ns = _Counts(), []
+    scorer: ForecastScorer | None = None
+    story: Storyboard | None = None
+    with source:
+        for frame in source:
+            counts.read += 1
+            stamps_ns.append(frame.stamp_ns)
+            observation = predictor.observe(frame.image, frame.stamp_ns)
+            if progress is not None:
+                progress(counts.read, source.length)
+            if observation.action != "absorbed":
+                counts.skipped += 1
+                continue
+            counts.absorbed += 1
+            counts.coasted += observation.coasted_steps
+            if observation.started:
+                counts.epochs += 1
+                time_s = significant((frame.stamp_ns - stamps_ns[0]) * 1e-9)
+                counts.starts.append({"time_s": time_s, "reason": observation.start_reason})
+            cell_px = cell_size_px(predictor.place())
+            if scorer is None:
+                scorer = ForecastScorer(
+                    period_s=predictor.manifest.period_s,
+                    cell_size_px=cell_px,
+                    horizon_steps=horizon_steps,
+                    point_names=observation.point_names,
+                    truth=truth,
+                )
+            if pictures and story is None:
+                story = Storyboard(
+                    out_dir,
+                    period_s=predictor.manifest.period_s,
+                    horizon_steps=horizon_steps,
+                    view_rect=view_rect(predictor.place()),
+                )
+            forecast, frames = None, {}
+            if observation.ready:
+                forecast = predictor.forecast(model_steps(horizon_steps, predictor.manifest.period_s), num_samples)
+                wanted = frame_steps(forecast.time_from_start_ns, horizon_steps, predictor.manifest.period_s)
+                frames = dict(zip(wanted, predictor.render(forecast, wanted), strict=True))
+                counts.forecasts += 1
+            _feed(scorer, observation, forecast, frames, cell_px)
+            if story is not None:
+                story.add(_view(frame.image, observation, forecast, frames, horizon_steps))
+    result = {
+        "schema_version": METRICS_SCHEMA,
+        "source": _describe_source(source, stamps_ns, predictor),
+        "model": describe_model(predictor, num_samples),
+        "frames": {
+            "read": counts.read,
+            "unreadable": source.unreadable,
+            "absorbed": counts.absorbed,
+            "skipped": counts.skipped,
+            "coasted": counts.coasted,
+            "epochs": counts.epochs,
+            "forecasts": counts.forecasts,
+        },
+        "starts": counts.starts,
+        **scorer.result(),
+    }
+    write_metrics(out_dir, result)
+    if story is not None:
+        files = story.close()
+        write_report(out_dir, result, title=f"Replay of {source.name}", film=files.film, strip=files.strip, notes=files.notes)
+    return result
+
+
+def write_metrics(out_dir: Path, result: dict) -> Path:
+    """Write `metrics.json`: keys sorted, so that equal results are equal bytes."""
+    path = Path(out_dir) / "metrics.json"
+    path.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
+
+
+def model_steps(horizon_steps: int, period_s: float) -> int:
+    """Return the model steps that reach so many steps of 1/15 s after any frame (a frame may be half a period late)."""
+    return math.ceil(horizon_steps * STEP_S / period_s - 1e-9) + 1
+
+
+def frame_steps(time_from_start_ns: np.ndarray, horizon_steps: int, period_s: float) -> list[int]:
+    """Return the model steps (from 1) nearest to the steps of 1/15 s, where no farther than half a period from them."""
+    targets = np.arange(1, horizon_steps + 1) * STEP_S * 1e9
+    distance = np.abs(np.asarray(time_from_start_ns)[None] - targets[:, None])
+    near = distance.min(axis=1) <= period_s * 0.5e9 + 1
+    return [int(step) for step in np.unique(distance.argmin(axis=1)[near] + 1)]
+
+
+def cell_size_px(placement: Placement) -> tuple[float, float]:
+    """Return width and height of a cell of a 64x64 grid over the model's view, in pixels of the image as received."""
+    spec, (x, y) = placement.spec, placement.scale
+    return float(x * spec.width / GRID_CELLS), float(y * spec.height / GRID_CELLS)
+
+
+def view_rect(placement: Placement) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom edges of what a model image shows, in pixels of the image as received."""
+    spec = placement.spec
+    corners = np.array([[-0.5, -0.5], [spec.width - 0.5, spec.height - 0.5]])
+    (left, top), (right, bottom) = placement.to_source_points(corners)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def describe_model(predictor: Predictor, num_samples: int) -> dict:
+    """Return what identifies the model and the settings that results depend on."""
+    manifest = predictor.manifest
+    return {
+        "id": predictor.model_id,
+        "family": manifest.family,
+        "period_s": manifest.period_s,
+        "num_keypoints": manifest.num_keypoints,
+        "input": [manifest.input.height, manifest.input.width, manifest.input.channels],
+        "trusted_steps": manifest.trusted_steps,
+        "provider": predictor.provider,
+        "num_samples": num_samples,
+        "seed": predictor.seed,
+        "temperature": predictor.temperature,
+        "warmup_frames": predictor.warmup_frames,
+        "max_coast_steps": predictor.max_coast_steps,
+    }
+
+
+def _describe_source(source: FrameSource, stamps_ns: list[int], predictor: Predictor) -> dict:
+    placement = predictor.place()
+    intervals = np.diff(np.array(stamps_ns, np.int64))
+    median_s = float(np.median(intervals)) * 1e-9 if len(intervals) else 0.0
+    return {
+        "name": source.name,
+        "width": source.width or placement.source_width,
+        "height": source.height or placement.source_height,
+        "rate_hz": significant(1.0 / median_s) if median_s > 0 else None,
+        "frames_declared": source.length,
+        "notes": list(source.notes),
+    }
+
+
+def _feed(
+    scorer: ForecastScorer,
+    observation: Observation,
+    forecast: Forecast | None,
+    frames: dict[int, np.ndarray],
+    cell_px: tuple[float, float],
+) -> None:
+    scorer.add_observation(
+        observation.stamp_ns,
+        observation.epoch,
+        observation.points,
+        observation.confidence,
+        observation.model_image,
+        named_points=observation.named_points,
+        cell_size_px=cell_px,
+    )
+    if forecast is not None:
+        scorer.add_forecast(
+            forecast.stamp_ns,
+            forecast.epoch,
+            forecast.time_from_start_ns,
+            forecast.mean,
+            forecast.covariance,
+            frames,
+            forecast.named_mean,
+            forecast.named_covariance,
+        )
+
+
+def _view(
+    image: np.ndarray,
+    observation: Observation,
+    forecast: Forecast | None,
+    frames: dict[int, np.ndarray],
+    horizon_steps: int,
+) -> View:
+    seen = View(
+        stamp_ns=observation.stamp_ns,
+        epoch=observation.epoch,
+        image=image,
+        points=observation.points,
+        confidence=observation.confidence,
+        named_points=observation.named_points,
+        point_names=observation.point_names,
+        model_image=observation.model_image,
+    )
+    if forecast is None:
+        return seen
+    shown = slice(0, int(np.searchsorted(forecast.time_from_start_ns, horizon_steps * STEP_S * 1e9 + 1, side="right")))
+    return View(
+        **{
+            **seen.__dict__,
+            "times_ns": forecast.time_from_start_ns[shown],
+            "mean": forecast.mean[shown],
+            "covariance": forecast.covariance[shown],
+            "named_mean": forecast.named_mean[shown],
+            "named_covariance": forecast.named_covariance[shown],
+            "frames": frames,
+        }
+    )

@@ -1,0 +1,543 @@
+"""Score forecasts against what then happened.
+
+A `ForecastScorer` is fed with events, in the order in which they come: what was seen in each absorbed frame, and each
+forecast. It knows neither the Predictor nor ROS, so a replay and a node that listens to live topics share it.
+
+Time. Errors are stated at steps of 1/15 s after a forecast's newest frame, whatever the model's period: forecasts and
+detections are interpolated linearly to t + h/15 s. The truth for keypoints is the detector's own result there; the
+truth for named points comes from outside (a simulator, kinematics). A predicted frame is compared with the absorbed
+frame nearest to t + h/15 s, no farther than half a period away. Nothing is scored across the border of an epoch (a cut,
+a reset), over a gap in the frames, or beyond the recording: `unscored` counts those, by reason.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gridkp_ros.evaluation import metrics
+from gridkp_ros.evaluation.baselines import constant_velocity, stays_put
+from gridkp_ros.evaluation.metrics import EvaluationError, Interval
+
+STEP_S = 1.0 / 15.0
+REPORTED_STEPS = (2, 5, 10, 15)
+MAX_TRUTH_GAP_S = 0.25  # between the two absorbed frames that a truth is interpolated from
+BLOCK_S = 2.0  # stretch of the block bootstrap: twice the longest reported horizon
+_LINGER_S = 1.0  # live messages of one frame arrive one after the other: wait so long before scoring
+
+POINT_METHODS = ("model", "stays_put", "constant_velocity")
+FRAME_METHODS = ("model", "last_frame")
+METHODS = {
+    "keypoint_error_cells": POINT_METHODS,
+    "keypoint_error_px": POINT_METHODS,
+    "psnr": FRAME_METHODS,
+    "ssim": FRAME_METHODS,
+    "coverage90": ("model",),
+}
+TRUTH_METHODS = {"tip_error_px": POINT_METHODS, "tip_coverage90": ("model",)}
+HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
+
+# Named points' true positions at a time: (points [M,2] px, visible bool [M]).
+PointTruth = Callable[[int], "tuple[np.ndarray, np.ndarray]"]
+
+
+def point_truth(stamps_ns: np.ndarray, points_px: np.ndarray, visible: np.ndarray | None = None) -> PointTruth:
+    """Make a truth out of a recording's arrays, linear between its stamps, nowhere visible outside of them.
+
+    Args:
+        stamps_ns: int64 [T], increasing; points_px: [T,M,2]; visible: bool [T,M], all True without it. A point counts
+            as visible between two stamps if it is at both.
+
+    Raises:
+        EvaluationError: the shapes do not fit or the stamps do not increase.
+    """
+    stamps = np.asarray(stamps_ns, np.int64)
+    points = np.asarray(points_px, float)
+    seen = np.ones(points.shape[:2], bool) if visible is None else np.asarray(visible, bool)
+    if len(stamps) == 0 or points.shape != (len(stamps), points.shape[1], 2) or seen.shape != points.shape[:2]:
+        raise EvaluationError(f"truth: {len(stamps)} stamps, points {points.shape}, visible {seen.shape} do not fit")
+    if np.any(np.diff(stamps) <= 0):
+        raise EvaluationError("truth: the stamps do not increase")
+
+    def at(stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        if not stamps[0] <= stamp_ns <= stamps[-1]:
+            return np.full(points.shape[1:], np.nan), np.zeros(points.shape[1], bool)
+        right = int(np.searchsorted(stamps, stamp_ns))
+        left = right if stamps[right] == stamp_ns else right - 1
+        share = 0.0 if left == right else (stamp_ns - stamps[left]) / (stamps[right] - stamps[left])
+        return (1 - share) * points[left] + share * points[right], seen[left] & seen[right]
+
+    return at
+
+
+def interpolate(times: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Interpolate values [N,...] given at increasing times [N] linearly to `at` [H]; the end segments go on: [H,...]."""
+    if len(times) == 1:
+        return np.repeat(values[:1], len(at), axis=0)
+    right = np.clip(np.searchsorted(times, at), 1, len(times) - 1)
+    share = (at - times[right - 1]) / (times[right] - times[right - 1])
+    share = share.reshape(-1, *([1] * (values.ndim - 1)))
+    return (1 - share) * values[right - 1] + share * values[right]
+
+
+def _covariance_at(times: np.ndarray, covariance: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Interpolate covariances [T,...,3] of times[1:], the first and the last one held before and after: [H,...,3]."""
+    return interpolate(times, np.concatenate([covariance[:1], covariance]), np.minimum(at, times[-1]))
+
+
+@dataclass
+class _Track:
+    """The absorbed frames of one epoch."""
+
+    stamps_ns: list[int] = field(default_factory=list)
+    points: list[np.ndarray] = field(default_factory=list)
+    cells_px: list[tuple[float, float]] = field(default_factory=list)
+    named: list[np.ndarray | None] = field(default_factory=list)
+    images: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    stamp_ns: int
+    epoch: int
+    times_ns: np.ndarray  # [T] after the stamp
+    mean: np.ndarray  # [T,K,2]
+    covariance: np.ndarray  # [T,K,3]
+    frames: dict[int, np.ndarray]
+    named_mean: np.ndarray | None
+    named_covariance: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Score:
+    """One forecast's errors: metric -> method -> [H], NaN where unscored; by_name: name -> method -> [H]."""
+
+    block: tuple[int, int]
+    values: dict[str, dict[str, np.ndarray]]
+    by_name: dict[str, dict[str, np.ndarray]]
+    unscored: tuple[str, ...]  # [H], "" where the keypoints are scored
+    unscored_frames: tuple[str, ...]
+
+
+class ForecastScorer:
+    """Collects what was seen and what was predicted, and says how far apart they are.
+
+    Args:
+        period_s: the model's period, s.
+        cell_size_px: width and height of a cell of a 64x64 grid over the model's view, in the pixels that points come
+            in (image size / 64 where the model sees the whole image).
+        horizon_steps: farthest step of 1/15 s that is scored.
+        point_names: names of the named points, [M].
+        truth: their true positions; without it named points are not scored. Points with "tip" in their name count
+            towards `tip_error_px`, all of them if none has.
+    """
+
+    def __init__(
+        self,
+        *,
+        period_s: float,
+        cell_size_px: tuple[float, float],
+        horizon_steps: int = 15,
+        point_names: Sequence[str] = (),
+        truth: PointTruth | None = None,
+        max_truth_gap_s: float = MAX_TRUTH_GAP_S,
+        block_s: float = BLOCK_S,
+        seed: int = 0,
+    ) -> None:
+        if period_s <= 0 or horizon_steps < 1 or min(cell_size_px) <= 0 or block_s <= 0 or max_truth_gap_s <= 0:
+            raise EvaluationError(
+                f"period_s={period_s}, horizon_steps={horizon_steps}, cell_size_px={cell_size_px}, "
+                f"block_s={block_s}, max_truth_gap_s={max_truth_gap_s}: all must be positive"
+            )
+        self.period_s = period_s
+        self.horizon_steps = horizon_steps
+        self.point_names = tuple(point_names)
+        self._cell_size_px = cell_size_px
+        self._truth = truth if self.point_names else None
+        self._max_gap_ns = round(max_truth_gap_s * 1e9)
+        self._max_gap_s = max_truth_gap_s
+        self._block_s = block_s
+        self._seed = seed
+        self._half_period_ns = round(period_s * 0.5e9)
+        self._targets_ns = np.array([round(h * STEP_S * 1e9) for h in range(1, horizon_steps + 1)], np.int64)
+        self._tips = [i for i, name in enumerate(self.point_names) if "tip" in name] or list(range(len(point_names)))
+        self._tracks: dict[int, _Track] = {}
+        self._pending: list[_Forecast] = []
+        self._scores: list[_Score] = []
+
+    # ---- events
+
+    def add_observation(
+        self,
+        stamp_ns: int,
+        epoch: int,
+        points_px: np.ndarray,
+        confidence: np.ndarray | None = None,
+        image: np.ndarray | None = None,
+        *,
+        named_points: np.ndarray | None = None,
+        cell_size_px: tuple[float, float] | None = None,
+    ) -> None:
+        """Add what was seen in an absorbed frame.
+
+        Args:
+            stamp_ns: of the frame; epoch: of the predictor.
+            points_px: detected keypoints [K,2]; confidence: [K], not used for the scores.
+            image: the model's view uint8 [H,W,C], which predicted frames are compared with.
+            named_points: [M,2] px as seen through the probe.
+            cell_size_px: where it changed since the constructor (another image size).
+
+        Raises:
+            EvaluationError: the stamp does not follow that of the frame before in the same epoch.
+        """
+        track = self._tracks.setdefault(epoch, _Track())
+        if track.stamps_ns and stamp_ns <= track.stamps_ns[-1]:
+            raise EvaluationError(
+                f"observation stamped {stamp_ns} ns follows {track.stamps_ns[-1]} ns in epoch {epoch}: stamps must increase"
+            )
+        track.stamps_ns.append(int(stamp_ns))
+        track.points.append(np.asarray(points_px, float))
+        track.cells_px.append(cell_size_px or self._cell_size_px)
+        track.named.append(None if named_points is None else np.asarray(named_points, float))
+        if image is not None:
+            track.images[int(stamp_ns)] = image
+        self._settle(epoch, int(stamp_ns))
+
+    def add_forecast(
+        self,
+        stamp_ns: int,
+        epoch: int,
+        time_from_start_ns: np.ndarray,
+        mean_px: np.ndarray,
+        covariance: np.ndarray,
+        frames: Mapping[int, np.ndarray] | None = None,
+        named_mean: np.ndarray | None = None,
+        named_covariance: np.ndarray | None = None,
+    ) -> None:
+        """Add a forecast; the observation of its newest frame may come before or after it.
+
+        Args:
+            stamp_ns: of its newest frame; epoch: of the predictor.
+            time_from_start_ns: int [T], increasing; mean_px: [T,K,2]; covariance: [T,K,3] xx, xy, yy px^2.
+            frames: predicted frames uint8 [H,W,C] by step, 1 being the first predicted one.
+            named_mean: [T,M,2]; named_covariance: [T,M,3].
+
+        Raises:
+            EvaluationError: the shapes do not fit each other.
+        """
+        times = np.asarray(time_from_start_ns, np.int64)
+        mean, covariance = np.asarray(mean_px, float), np.asarray(covariance, float)
+        if len(times) == 0 or mean.shape[:1] != times.shape or covariance.shape != (*mean.shape[:2], 3):
+            raise EvaluationError(
+                f"forecast of {len(times)} times with mean {mean.shape} and covariance {covariance.shape}: "
+                "[T], [T,K,2] and [T,K,3] are expected"
+            )
+        named = None if named_mean is None else np.asarray(named_mean, float)
+        named_cov = None if named_covariance is None else np.asarray(named_covariance, float)
+        self._pending.append(
+            _Forecast(int(stamp_ns), epoch, times, mean, covariance, dict(frames or {}), named, named_cov)
+        )
+
+    def _settle(self, epoch: int, now_ns: int) -> None:
+        """Score what can wait no longer, and let go of the images that nobody will ask for."""
+        keep_ns = int(self._targets_ns[-1]) + round(_LINGER_S * 1e9)
+        waiting: list[_Forecast] = []
+        for forecast in self._pending:
+            if forecast.epoch == epoch:
+                ripe = forecast.stamp_ns + keep_ns <= now_ns
+            else:  # an epoch that is over: its last messages may still be on their way
+                ripe = forecast.epoch < epoch and now_ns - self._tracks[epoch].stamps_ns[0] >= keep_ns
+            if ripe:
+                self._scores.append(self._score(forecast))
+            else:
+                waiting.append(forecast)
+        self._pending = waiting
+        for number, track in self._tracks.items():
+            oldest_ns = min((f.stamp_ns for f in waiting if f.epoch == number), default=None)
+            limit_ns = now_ns - keep_ns if number == epoch else oldest_ns
+            if oldest_ns is not None:
+                limit_ns = min(limit_ns, oldest_ns)
+            if limit_ns is None and now_ns - self._tracks[epoch].stamps_ns[0] < keep_ns:
+                continue
+            for stamp in [s for s in track.images if limit_ns is None or s < limit_ns]:
+                del track.images[stamp]
+
+    # ---- scores
+
+    def _score(self, forecast: _Forecast) -> _Score:
+        steps = self.horizon_steps
+        track = self._tracks.get(forecast.epoch, _Track())
+        index = bisect_left(track.stamps_ns, forecast.stamp_ns)
+        if index == len(track.stamps_ns) or track.stamps_ns[index] != forecast.stamp_ns:
+            reason = ("its newest frame was not received",) * steps
+            return _Score((forecast.epoch, -1), {}, {}, reason, reason)
+        start_ns = track.stamps_ns[0]
+        block = (forecast.epoch, int((forecast.stamp_ns - start_ns) / (self._block_s * 1e9)))
+        targets_ns = forecast.stamp_ns + self._targets_ns
+        reaches = self._targets_ns <= forecast.times_ns[-1] + self._half_period_ns
+
+        truth, unscored = self._keypoint_truth(track, forecast.epoch, targets_ns)
+        unscored = [why or ("" if ok else "the forecast ends before") for why, ok in zip(unscored, reaches, strict=True)]
+        scored = np.array([not why for why in unscored])
+        truth[~scored] = np.nan
+        cell_px = track.cells_px[index]
+        # A frame of another size starts a new epoch, so one cell size holds for all of it.
+        times = np.concatenate([[0], forecast.times_ns]).astype(float)
+        at = self._targets_ns.astype(float)
+        predictions = self._point_predictions(track.points, track.stamps_ns, index, times, at, forecast.mean)
+        values: dict[str, dict[str, np.ndarray]] = {
+            "keypoint_error_px": {
+                method: metrics.keypoint_error_px(points, truth).mean(axis=1) for method, points in predictions.items()
+            },
+            "keypoint_error_cells": {
+                method: metrics.keypoint_error_cells(points, truth, cell_px).mean(axis=1)
+                for method, points in predictions.items()
+            },
+        }
+        covariance = _covariance_at(times, forecast.covariance, at)
+        values["coverage90"] = {
+            "model": metrics.inside_ellipse(truth, predictions["model"], covariance).mean(axis=1)
+        }
+        frame_values, unscored_frames = self._score_frames(track, forecast, targets_ns, reaches)
+        values.update(frame_values)
+        named_values, by_name = self._score_named(track, index, forecast, targets_ns, times, at, scored)
+        values.update(named_values)
+        return _Score(block, values, by_name, tuple(unscored), tuple(unscored_frames))
+
+    def _keypoint_truth(
+        self, track: _Track, epoch: int, targets_ns: np.ndarray
+    ) -> tuple[np.ndarray, list[str]]:
+        """Return the detections interpolated to the targets, [H,K,2], and why there is none ("" where there is)."""
+        stamps = np.array(track.stamps_ns, np.int64)
+        truth = np.full((len(targets_ns), *track.points[0].shape), np.nan)
+        over = "a new epoch began" if any(number > epoch for number in self._tracks) else "the recording ends before"
+        reasons = []
+        for row, target in enumerate(targets_ns):
+            right = int(np.searchsorted(stamps, target))
+            if right == len(stamps):
+                reasons.append(over)
+                continue
+            left = right if stamps[right] == target else right - 1
+            gap_ns = int(stamps[right] - stamps[left])
+            if gap_ns > self._max_gap_ns:
+                reasons.append("a gap in the frames")
+                continue
+            share = (target - stamps[left]) / gap_ns if gap_ns else 0.0
+            truth[row] = (1 - share) * track.points[left] + share * track.points[right]
+            reasons.append("")
+        return truth, reasons
+
+    @staticmethod
+    def _point_predictions(
+        seen: list, stamps_ns: list[int], index: int, times: np.ndarray, at: np.ndarray, mean: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return the points each method predicts at the targets: method -> [H,K,2]."""
+        now, before = seen[index], seen[index - 1] if index else None
+        interval_s = (stamps_ns[index] - stamps_ns[index - 1]) * 1e-9 if index else math.inf
+        return {
+            "model": interpolate(times, np.concatenate([now[None], mean]), at),
+            "stays_put": stays_put(now, at),
+            "constant_velocity": constant_velocity(before, now, interval_s, at * 1e-9),
+        }
+
+    def _score_frames(
+        self, track: _Track, forecast: _Forecast, targets_ns: np.ndarray, reaches: np.ndarray
+    ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+        values = {m: {method: np.full(len(targets_ns), np.nan) for method in FRAME_METHODS} for m in ("psnr", "ssim")}
+        if not forecast.frames:
+            return values, ["no predicted frames"] * len(targets_ns)
+        last = track.images.get(forecast.stamp_ns)
+        steps = np.array(sorted(s for s in forecast.frames if 1 <= s <= len(forecast.times_ns)), int)
+        stamps = np.array(sorted(track.images), np.int64)
+        reasons = []
+        for row, target in enumerate(targets_ns):
+            offset = np.abs(forecast.times_ns[steps - 1] - self._targets_ns[row]) if len(steps) else np.array([])
+            if not reaches[row] or not len(steps) or offset.min() > self._half_period_ns:
+                reasons.append("no predicted frame for that time")
+                continue
+            distance = np.abs(stamps - target) if len(stamps) else np.array([])
+            if last is None or not len(stamps) or distance.min() > self._half_period_ns:
+                reasons.append("no absorbed frame within half a period")
+                continue
+            true = track.images[int(stamps[distance.argmin()])]
+            predicted = forecast.frames[int(steps[offset.argmin()])]
+            for method, image in (("model", predicted), ("last_frame", last)):
+                values["psnr"][method][row] = metrics.psnr_db(image, true)
+                values["ssim"][method][row] = metrics.ssim(image, true)
+            reasons.append("")
+        return values, reasons
+
+    def _score_named(
+        self,
+        track: _Track,
+        index: int,
+        forecast: _Forecast,
+        targets_ns: np.ndarray,
+        times: np.ndarray,
+        at: np.ndarray,
+        scored: np.ndarray,
+    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]:
+        if self._truth is None or forecast.named_mean is None or track.named[index] is None:
+            return {}, {}
+        truth = np.full((len(targets_ns), len(self.point_names), 2), np.nan)
+        for row, target in enumerate(targets_ns):
+            points, visible = self._truth(int(target))
+            if scored[row]:
+                truth[row][visible] = np.asarray(points, float)[visible]
+        predictions = self._point_predictions(track.named, track.stamps_ns, index, times, at, forecast.named_mean)
+        errors = {method: metrics.keypoint_error_px(points, truth) for method, points in predictions.items()}  # [H,M]
+        values = {"tip_error_px": {method: _known_mean(error[:, self._tips]) for method, error in errors.items()}}
+        if forecast.named_covariance is not None:
+            covariance = _covariance_at(times, forecast.named_covariance, at)
+            inside = metrics.inside_ellipse(truth, predictions["model"], covariance)
+            values["tip_coverage90"] = {"model": _known_mean(inside[:, self._tips])}
+        by_name = {
+            name: {method: error[:, i] for method, error in errors.items()} for i, name in enumerate(self.point_names)
+        }
+        return values, by_name
+
+    # ---- result
+
+    def result(self) -> dict:
+        """Return the scores so far as plain data for JSON; may be called any time, and again.
+
+        Keys: `horizons` (step -> metric -> method -> mean, low, high, count), `curves` (metric -> method -> lists over
+        all steps), `comparisons` (step -> metric -> baseline -> mean, low, high of model minus baseline, and a
+        verdict), `named_points` (name -> step -> method -> px), `unscored` and `unscored_frames` (step -> reason ->
+        number), `forecasts_scored`, `definitions`.
+        """
+        scores = self._scores + [self._score(forecast) for forecast in self._pending]
+        blocks = self._block_numbers(scores)
+        has_truth = self._truth is not None
+        methods = {**METHODS, **(TRUTH_METHODS if has_truth else {})}
+        series = {
+            metric: {method: _stack(scores, metric, method, self.horizon_steps) for method in names}
+            for metric, names in methods.items()
+        }
+        reported = [h for h in REPORTED_STEPS if h <= self.horizon_steps]
+        intervals = {
+            metric: {
+                method: [self._interval(values[:, h], blocks) for h in range(self.horizon_steps)]
+                for method, values in by_method.items()
+            }
+            for metric, by_method in series.items()
+        }
+        result = {
+            "horizons": {
+                str(h): {
+                    metric: {method: per_step[h - 1] for method, per_step in by_method.items()}
+                    for metric, by_method in intervals.items()
+                }
+                for h in reported
+            },
+            "curves": {
+                "step_s": metrics.significant(STEP_S),
+                "steps": list(range(1, self.horizon_steps + 1)),
+                **{
+                    metric: {
+                        method: {key: [step[key] for step in per_step] for key in ("mean", "low", "high")}
+                        for method, per_step in by_method.items()
+                    }
+                    for metric, by_method in intervals.items()
+                },
+            },
+            "comparisons": {str(h): self._comparisons(series, blocks, h) for h in reported},
+            "unscored": {str(h): _reasons(s.unscored[h - 1] for s in scores) for h in reported},
+            "unscored_frames": {str(h): _reasons(s.unscored_frames[h - 1] for s in scores) for h in reported},
+            "forecasts_scored": len(scores),
+            "definitions": self._definitions(blocks),
+        }
+        if has_truth:
+            result["named_points"] = {
+                name: {
+                    str(h): {
+                        method: self._interval(_stack_named(scores, name, method, self.horizon_steps)[:, h - 1], blocks)
+                        for method in POINT_METHODS
+                    }
+                    for h in reported
+                }
+                for name in self.point_names
+            }
+        return result
+
+    @staticmethod
+    def _block_numbers(scores: list[_Score]) -> np.ndarray:
+        number = {block: i for i, block in enumerate(sorted({s.block for s in scores}))}
+        return np.array([number[s.block] for s in scores], int)
+
+    def _interval(self, values: np.ndarray, blocks: np.ndarray) -> dict:
+        if not np.isfinite(values).any():
+            return {"mean": None, "low": None, "high": None, "count": 0}
+        return metrics.block_bootstrap(values, blocks, seed=self._seed).to_dict()
+
+    def _comparisons(self, series: dict, blocks: np.ndarray, horizon: int) -> dict:
+        """Compare the model with each baseline on the very same forecasts: the interval of the difference."""
+        out: dict[str, dict] = {}
+        for metric, by_method in series.items():
+            model = by_method["model"][:, horizon - 1]
+            for baseline in [m for m in by_method if m != "model"]:
+                difference = model - by_method[baseline][:, horizon - 1]
+                if not np.isfinite(difference).any():
+                    continue
+                interval = metrics.block_bootstrap(difference, blocks, seed=self._seed)
+                out.setdefault(metric, {})[baseline] = {
+                    **interval.to_dict(),
+                    "verdict": verdict(interval, metric in HIGHER_IS_BETTER),
+                }
+        return out
+
+    def _definitions(self, blocks: np.ndarray) -> dict:
+        return {
+            "keypoint_truth": "the detector's keypoints on the true frames",
+            "cell": f"of a {metrics.GRID_CELLS}x{metrics.GRID_CELLS} grid over the model's view",
+            "coverage90": "share of points inside the 90 % ellipse of the forecast",
+            "psnr": metrics.PSNR_DEFINITION,
+            "ssim": metrics.SSIM_DEFINITION,
+            "constant_velocity": "velocity between the last two absorbed frames",
+            "max_truth_gap_s": self._max_gap_s,
+            "interval": {
+                "level": 0.95,
+                "method": "block bootstrap, percentiles",
+                "block_s": self._block_s,
+                "blocks": int(blocks.max()) + 1 if len(blocks) else 0,
+                "seed": self._seed,
+            },
+        }
+
+
+def verdict(difference: Interval, higher_is_better: bool) -> str:
+    """Name a difference model minus baseline: "better", "worse", "not distinguishable" or "too short to say"."""
+    if difference.low is None or difference.high is None:
+        return "too short to say"
+    if difference.low <= 0.0 <= difference.high:
+        return "not distinguishable"
+    return "better" if (difference.mean > 0) == higher_is_better else "worse"
+
+
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis of what is not NaN; NaN where nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _stack(scores: list[_Score], metric: str, method: str, steps: int) -> np.ndarray:
+    missing = np.full(steps, np.nan)
+    rows = [s.values.get(metric, {}).get(method, missing) for s in scores]
+    return np.stack(rows) if rows else np.empty((0, steps))
+
+
+def _stack_named(scores: list[_Score], name: str, method: str, steps: int) -> np.ndarray:
+    missing = np.full(steps, np.nan)
+    rows = [s.by_name.get(name, {}).get(method, missing) for s in scores]
+    return np.stack(rows) if rows else np.empty((0, steps))
+
+
+def _reasons(reasons: object) -> dict[str, int]:
+    return {reason: count for reason, count in sorted(Counter(reasons).items()) if reason}

@@ -1,0 +1,1 @@
+"""Weights -> ONNX graphs and a manifest, with proof that both agree."""

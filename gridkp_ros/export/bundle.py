@@ -1,0 +1,225 @@
+"""Write a bundle from a checkpoint, and refuse to finish unless its graphs compute what the network computes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from gridkp_ros.export import graphs
+from gridkp_ros.export.card import model_card
+from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
+from gridkp_ros.nets import keypoints as kp
+from gridkp_ros.nets.gridkp import FAMILY, GridKeypointConfig
+from gridkp_ros.runtime.bundle import Bundle, Manifest, Probe, TensorSpec, sha256_of
+from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint, save_weights
+
+log = logging.getLogger(__name__)
+LOGIT_TOLERANCE = 1e-4
+MAX_STEPS_PER_CALL = 60
+
+
+class ExportError(Exception):
+    """A bundle cannot be written, or its graphs do not agree with the network; the message says which and by how much."""
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run(model: onnx.ModelProto, **inputs: Tensor) -> dict[str, Tensor]:
+    """Run a graph on tensors; returns its outputs by name."""
+    engine = session(model)
+    values = engine.run(None, {k: v.numpy() for k, v in inputs.items()})
+    return {o.name: torch.from_numpy(v) for o, v in zip(engine.get_outputs(), values, strict=True)}
+
+
+def require_close(what: str, got: Tensor, expected: Tensor, tolerance: float) -> None:
+    difference = (got.double() - expected.double()).abs().max().item() if got.numel() else 0.0
+    if got.shape != expected.shape or not difference <= tolerance:
+        raise ExportError(
+            f"{what}: ONNX Runtime and PyTorch differ by {difference:.3g} (allowed {tolerance:.3g}; shapes "
+            f"{tuple(got.shape)} and {tuple(expected.shape)}); the bundle was not written"
+        )
+    log.info("%s: agree within %.2g (allowed %.2g)", what, difference, tolerance)
+
+
+def require_same_cells(what: str, got: Tensor, logits: Tensor, width: int) -> None:
+    """Cells must be equal wherever the two best logits are farther apart than the tolerance."""
+    best = logits.topk(2, dim=-1)
+    clear = best.values[..., 0] - best.values[..., 1] > LOGIT_TOLERANCE
+    wrong = (kp.classes_to_pixels(best.indices[..., 0], width) != got).any(dim=-1) & clear
+    if wrong.any():
+        raise ExportError(f"{what}: {int(wrong.sum())} of {wrong.numel()} predicted cells differ; the bundle was not written")
+
+
+@torch.no_grad()
+def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
+    """Export the five graphs and prove each on random states and on the checkpoint's frames.
+
+    Raises ExportError where a graph does not agree with the network.
+    """
+    model, config = checkpoint.model.eval(), checkpoint.config.model.build()
+    vision, dynamics = model.vision, model.dynamics
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.from_numpy(checkpoint.frames)
+    noise_frames = torch.randint(0, 256, (2, *frames.shape[1:]), dtype=torch.uint8, generator=draw)
+    images = torch.cat((frames, noise_frames))
+    n = len(images)
+    latent = (1, *config.latent_size)
+    state_shape = (config.hidden, *config.latent_size)
+
+    def free(names: tuple[str, ...]) -> dict[str, dict[int, str]]:
+        return {name: {0: "B"} for name in names}
+
+    detect_module = graphs.Detect(vision)
+    detect = to_onnx(detect_module, [images[:2]], free(detect_module.inputs))
+    found = run(detect, image=images)
+    pose, confidence = detect_module(images)
+    require_close("detect: confidence", found["confidence"], confidence, LOGIT_TOLERANCE)
+    exact = kp.to_pixels(
+        vision.locate(vision.heatmap_logits(graphs.image_to_float(images)), snap=False), config.height, config.width
+    )
+    clear = ((exact - exact.floor()) - 0.5).abs() > 1e-3  # not on the border between two cells
+    if ((found["pose"] != pose) & clear).any():
+        raise ExportError("detect: keypoints differ between ONNX Runtime and PyTorch; the bundle was not written")
+
+    # States that occur (after the frames) and states that do not (random): both must agree.
+    h = torch.randn(n, *state_shape, generator=draw).tanh()
+    c = torch.randn(n, *state_shape, generator=draw)
+    noise = torch.randn(n, *latent, generator=draw)
+    update_module = graphs.Update(dynamics)
+    update = to_onnx(update_module, [h[:2], c[:2], pose[:2], noise[:2]], free(update_module.inputs))
+    for what, hh, cc in (("zero", h * 0, c * 0), ("random", h, c)):
+        got = run(update, h=hh, c=cc, pose=pose, noise=noise)
+        real_h, real_c = update_module(hh, cc, pose, noise)
+        require_close(f"update: h from {what} states", got["h_out"], real_h, LOGIT_TOLERANCE)
+        require_close(f"update: c from {what} states", got["c_out"], real_c, LOGIT_TOLERANCE)
+        if what == "zero":
+            seen = (real_h, real_c)
+
+    step_module = graphs.ForecastStep(dynamics)
+    step = to_onnx(step_module, [h[:2], c[:2], noise[:2]], free(step_module.inputs))
+    for what, (hh, cc) in (("random", (h, c)), ("observed", seen)):
+        got = run(step, h=hh, c=cc, noise=noise)
+        expected = dict(zip(step_module.outputs, step_module(hh, cc, noise), strict=True))
+        require_close(f"forecast: logits from {what} states", got["logits"], expected["logits"], LOGIT_TOLERANCE)
+        require_same_cells(f"forecast: cells from {what} states", got["pose"], expected["logits"], config.width)
+        require_close(f"forecast: confidence from {what} states", got["confidence"], expected["confidence"], LOGIT_TOLERANCE)
+    k = config.num_keypoints
+    forecast = scan_over_steps(
+        step, {"h": state_shape, "c": state_shape}, latent, {"pose": (k, 2), "spread": (k, 3), "confidence": (k,)}
+    )
+    prove_scan(forecast, step, seen, latent, draw)
+
+    encode_module, render_module = graphs.Encode(vision), graphs.Render(vision)
+    encode = to_onnx(encode_module, [images[:2], pose[:2]], free(encode_module.inputs))
+    features = dict(zip(encode_module.outputs, encode_module(images, pose), strict=True))
+    for name, value in run(encode, image=images, pose=pose).items():
+        require_close(f"encode: {name}", value, features[name], 1e-3 * max(1.0, float(features[name].abs().max())))
+    moved = torch.stack((pose, pose.roll(1, dims=0), pose.roll(2, dims=0)), dim=1)  # [B, 3, K, 2]
+    dynamic = free(render_module.inputs)
+    dynamic["pose"] = {0: "B", 1: "N"}
+    render = to_onnx(render_module, [*(f[:2] for f in features.values()), moved[:2]], dynamic)
+    drawn = run(render, **features, pose=moved)["frames"]
+    require_close("render: frames", drawn, render_module(*features.values(), moved), 1.0)  # of 255
+    return {"detect": detect, "update": update, "forecast": forecast, "encode": encode, "render": render}
+
+
+def prove_scan(forecast: onnx.ModelProto, step: onnx.ModelProto, seen, latent, draw: torch.Generator) -> None:
+    """The horizon in one graph must repeat its own single steps, sample by sample."""
+    samples, steps = 2, 4
+    b = min(3, len(seen[0]))
+    h, c = (x[:b].unsqueeze(1).repeat(1, samples, 1, 1, 1) for x in seen)
+    noise = torch.randn(b, samples, steps, *latent, generator=draw)
+    whole = run(forecast, h=h, c=c, noise=noise)
+    hh, cc = h.flatten(0, 1), c.flatten(0, 1)
+    for t in range(steps):
+        one = run(step, h=hh, c=cc, noise=noise[:, :, t].flatten(0, 1).contiguous())
+        hh, cc = one["h_out"], one["c_out"]
+        require_close(f"forecast: step {t + 1} of the horizon", whole["pose"][:, :, t].flatten(0, 1), one["pose"], 0.0)
+    require_close("forecast: state after the horizon", whole["h_out"].flatten(0, 1), hh, LOGIT_TOLERANCE)
+
+
+def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
+    """Declare what a checkpoint's graphs mean."""
+    config, model = checkpoint.config, checkpoint.config.model.build()
+    probe = None
+    if checkpoint.probe is not None:
+        p = checkpoint.probe
+        probe = Probe(p.point_names, p.weight, p.bias, p.covariance)
+    noise = TensorSpec("noise", (1, *model.latent_size))
+    state = (model.hidden, *model.latent_size)
+    return Manifest(
+        name=config.name,
+        family=FAMILY,
+        input=config.input_spec,
+        num_keypoints=model.num_keypoints,
+        pose_fields=("x", "y"),
+        grid_width=model.width,
+        grid_height=model.height,
+        period_s=config.data.period_s,
+        state=(TensorSpec("h", state), TensorSpec("c", state)),
+        update_noise=noise,
+        forecast_noise=noise,
+        features=features_of(model),
+        clip_length=config.data.clip_length,
+        trusted_steps=config.trusted_steps,
+        max_steps_per_call=MAX_STEPS_PER_CALL,
+        graphs=hashes,
+        licence=config.licence,
+        probe=probe,
+        provenance={
+            "description": config.description,
+            "training": checkpoint.record,
+            "configuration": config.model_dump(mode="json"),
+            "probe_error_px": dict(zip(probe.point_names, checkpoint.probe.error_px.tolist(), strict=True)) if probe else {},
+        },
+    )
+
+
+def features_of(m: GridKeypointConfig) -> tuple[TensorSpec, ...]:
+    return (
+        TensorSpec("h1", (m.base, m.height, m.width)),
+        TensorSpec("h2", (2 * m.base, m.height // 2, m.width // 2)),
+        TensorSpec("h3", (4 * m.base, m.height // 4, m.width // 4)),
+        TensorSpec("reference", (m.channels, m.height, m.width)),
+        TensorSpec("reference_pose", (m.num_keypoints, 2)),
+    )
+
+
+def export(checkpoint_dir: Path, bundle_dir: Path, say: Callable[[str], None] = log.info) -> Manifest:
+    """Write the bundle of a checkpoint folder: five graphs, manifest, weights and model card.
+
+    An earlier bundle of the same place is replaced only when the new one has been proven.
+
+    Raises ExportError if graphs and network disagree, TrainingError if the checkpoint is not whole.
+    """
+    bundle_dir = Path(bundle_dir)
+    if bundle_dir.exists() and any(bundle_dir.iterdir()) and not (bundle_dir / "manifest.json").is_file():
+        raise ExportError(f"{bundle_dir} holds files and is no bundle: name an empty folder")
+    checkpoint = load_checkpoint(Path(checkpoint_dir))
+    built = build_graphs(checkpoint)
+    part = bundle_dir.with_name(bundle_dir.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, graph in built.items():
+        onnx.save(graph, part / f"{name}.onnx")
+    manifest = manifest_of(checkpoint, {f"{name}.onnx": sha256_of(part / f"{name}.onnx") for name in built})
+    manifest.write(part)
+    save_weights(checkpoint.model, part / WEIGHTS)
+    (part / "MODEL_CARD.md").write_text(model_card(manifest, part))
+    Bundle.load(part)
+    shutil.rmtree(bundle_dir, ignore_errors=True)
+    part.rename(bundle_dir)
+    say(f"{bundle_dir}: {manifest.model_id}, graphs and network agree on {len(checkpoint.frames)} frames")
+    return manifest
+
+
+__all__ = ["ExportError", "build_graphs", "export"]

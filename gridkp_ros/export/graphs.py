@@ -1,0 +1,136 @@
+"""The five graphs of a grid keypoint bundle as PyTorch modules. Shapes: B batch, S samples, T steps, N poses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gridkp_ros.nets import keypoints as kp
+from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GridKeypointConfig, Vision
+
+
+def image_to_float(image: Tensor) -> Tensor:
+    """uint8 [B,H,W,C] to the networks' float [B,C,H,W] in [-0.5, 0.5]."""
+    return image.permute(0, 3, 1, 2).float() / 255.0 - 0.5
+
+
+def pose_to_maps(pose: Tensor, config: GridKeypointConfig) -> Tensor:
+    """Binary maps [B,K,H,W] of poses [B,K,2] in model pixels (rounded, clipped to the grid)."""
+    cells = kp.to_classes(pose, config.height, config.width)
+    return classes_to_maps(cells, config)
+
+
+def classes_to_maps(classes: Tensor, config: GridKeypointConfig) -> Tensor:
+    """As `kp.binary_maps`, in operations that every ONNX provider has."""
+    every = torch.arange(config.height * config.width, device=classes.device)
+    return (every == classes.unsqueeze(-1)).float().view(*classes.shape, config.height, config.width)
+
+
+class Detect(nn.Module):
+    """image uint8 [B,H,W,C] -> pose [B,K,2] model pixels on the grid, confidence [B,K] = max - mean of the heatmap."""
+
+    inputs, outputs = ("image",), ("pose", "confidence")
+
+    def __init__(self, vision: Vision) -> None:
+        super().__init__()
+        self.vision = vision
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.vision.config
+        logits = self.vision.heatmap_logits(image_to_float(image))
+        pose = kp.to_pixels(self.vision.locate(logits, snap=False), c.height, c.width).round()
+        heatmaps = logits.sigmoid().flatten(2)
+        return pose, heatmaps.amax(dim=2) - heatmaps.mean(dim=2)
+
+
+class Update(nn.Module):
+    """State before a frame, its pose and posterior noise -> state after it (equations 7 and 9)."""
+
+    inputs, outputs = ("h", "c", "pose", "noise"), ("h_out", "c_out")
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+
+    def forward(self, h: Tensor, c: Tensor, pose: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        d = self.dynamics
+        maps = pose_to_maps(pose, d.config)
+        mean, std = d.posterior(h, d.posterior_maps(maps))
+        return d.step(h, c, d.encode_maps(maps), mean + std * noise)
+
+
+class ForecastStep(nn.Module):
+    """One prior-only step: h, c, noise [N,1,h,w] -> h, c, pose [N,K,2], spread [N,K,3], confidence [N,K].
+
+    The logits [N,K,H*W] come out too, for the proof that graph and network agree; the horizon's graph drops them.
+    """
+
+    inputs, outputs = ("h", "c", "noise"), ("h_out", "c_out", "pose", "spread", "confidence", "logits")
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+        c = dynamics.config
+        y, x = torch.meshgrid(torch.arange(c.height).float(), torch.arange(c.width).float(), indexing="ij")
+        self.register_buffer("x", x.flatten(), persistent=False)
+        self.register_buffer("y", y.flatten(), persistent=False)
+
+    def forward(self, h: Tensor, c: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        d = self.dynamics
+        mean, std = d.prior(h)
+        z = mean + std * noise
+        logits = d.logits(h, z)  # [N, K, H*W]
+        classes = logits.argmax(dim=-1)
+        row = torch.div(classes, d.config.width, rounding_mode="floor")
+        pose = torch.stack((classes - row * d.config.width, row), dim=-1).float()
+        dx, dy = self.x - pose[..., 0:1], self.y - pose[..., 1:2]  # [N, K, H*W]
+        p = logits.softmax(dim=-1)
+        spread = torch.stack([(p * a * b).sum(dim=-1) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
+        near = (dx * dx + dy * dy <= CONFIDENT_RADIUS**2).float()
+        maps = classes_to_maps(classes, d.config)
+        h, c = d.step(h, c, d.encode_maps(maps), z)
+        return h, c, pose, spread, (p * near).sum(dim=-1), logits
+
+
+class Encode(nn.Module):
+    """image uint8 [B,H,W,C], pose [B,K,2] -> appearance features of a reference frame, which it carries along."""
+
+    inputs, outputs = ("image", "pose"), ("h1", "h2", "h3", "reference", "reference_pose")
+
+    def __init__(self, vision: Vision) -> None:
+        super().__init__()
+        self.vision = vision
+
+    def forward(self, image: Tensor, pose: Tensor) -> tuple[Tensor, ...]:
+        frame = image_to_float(image)
+        return *self.vision.encode(frame), frame, pose * 1.0  # an output may not be an input itself
+
+
+class Render(nn.Module):
+    """Features [B,...], pose [B,N,K,2] -> frames uint8 [B,N,H,W,C]."""
+
+    inputs, outputs = ("h1", "h2", "h3", "reference", "reference_pose", "pose"), ("frames",)
+
+    def __init__(self, vision: Vision) -> None:
+        super().__init__()
+        self.vision = vision
+
+    def forward(self, h1: Tensor, h2: Tensor, h3: Tensor, reference: Tensor, reference_pose: Tensor, pose: Tensor) -> Tensor:
+        config = self.vision.config
+        b, n = pose.shape[:2]
+
+        def for_each_pose(x: Tensor) -> Tensor:
+            return x.unsqueeze(1).expand(-1, n, *x.shape[1:]).reshape(-1, *x.shape[1:])
+
+        def xy(p: Tensor) -> Tensor:
+            return kp.from_pixels(p, config.height, config.width)
+
+        features = tuple(for_each_pose(f) for f in (h1, h2, h3))
+        drawn = self.vision.decode(
+            features,
+            for_each_pose(reference),
+            for_each_pose(xy(reference_pose)),
+            xy(pose).reshape(-1, config.num_keypoints, 2),
+        )
+        bytes_ = ((drawn + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return bytes_.permute(0, 2, 3, 1).reshape(b, n, config.height, config.width, config.channels)

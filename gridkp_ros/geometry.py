@@ -1,0 +1,215 @@
+"""Pixels of the received image <-> model input <-> grid cells: the only place where coordinates change meaning.
+
+Everywhere: x to the right, y down, pixel (0, 0) is the *centre* of the top-left pixel, so an image of width W covers
+[-0.5, W - 0.5]. A grid of W cells covers W model pixels one to one: cell c is centred on model pixel c.
+
+The resampling of pixels lives here too, because a mapping of points and the mapping of the picture they were found in
+must not be able to drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+
+RESIZE_POLICIES = ("stretch", "letterbox", "center_crop")
+INTERPOLATIONS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+
+
+class GeometryError(ValueError):
+    """An image, region or point set does not fit the geometry it is used with."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of whole pixels in the image as received: left column, top row, width, height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.x < 0 or self.y < 0 or self.width <= 0 or self.height <= 0:
+            raise GeometryError(
+                f"region x={self.x} y={self.y} width={self.width} height={self.height}: "
+                "the corner must be >= 0 and the size > 0"
+            )
+
+    def check_inside(self, width: int, height: int) -> None:
+        """Raise GeometryError unless the region lies inside an image of this size."""
+        if self.x + self.width > width or self.y + self.height > height:
+            raise GeometryError(
+                f"region x={self.x} y={self.y} {self.width}x{self.height} reaches outside the image of "
+                f"{width}x{height}: make it smaller or clear it"
+            )
+
+
+def stereo_half(width: int, height: int, half: str) -> Region | None:
+    """Return the region of one eye in a side-by-side stereo image: half is "" (whole image, None), "left" or "right"."""
+    if half == "":
+        return None
+    if half not in ("left", "right"):
+        raise GeometryError(f"stereo half {half!r}: use '', 'left' or 'right'")
+    if width < 2:
+        raise GeometryError(f"an image {width} pixels wide has no {half} half")
+    return Region(0 if half == "left" else width - width // 2, 0, width // 2, height)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model takes in, as its manifest declares it, so that training and serving cannot differ.
+
+    height, width: model pixels; channels: 1 (grey) or 3; color: "grey" or "rgb" (the channel order of the tensor);
+    resize: "stretch" (aspect not kept), "letterbox" (all of the image, the rest filled) or "center_crop" (the largest
+    centred part of the model's aspect); interpolation: "area" or "linear" ("area" falls back to linear where OpenCV's
+    area filter magnifies, which is OpenCV's own rule); fill: grey level 0..255 of letterbox bars.
+    """
+
+    height: int = 64
+    width: int = 64
+    channels: int = 3
+    color: str = "rgb"
+    resize: str = "stretch"
+    interpolation: str = "area"
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        if self.height <= 0 or self.width <= 0:
+            raise GeometryError(f"model input {self.width}x{self.height}: both must be positive")
+        if (self.channels, self.color) not in ((1, "grey"), (3, "rgb")):
+            raise GeometryError(f"channels={self.channels} with color={self.color!r}: use 1 with 'grey' or 3 with 'rgb'")
+        if self.resize not in RESIZE_POLICIES:
+            raise GeometryError(f"resize policy {self.resize!r}: use one of {', '.join(RESIZE_POLICIES)}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise GeometryError(f"interpolation {self.interpolation!r}: use one of {', '.join(INTERPOLATIONS)}")
+        if not 0 <= self.fill <= 255:
+            raise GeometryError(f"fill {self.fill}: use 0 to 255")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one source image size lies in a model's input: an axis-aligned affine map, with the resampling that fits it.
+
+    crop: the part of the source image that is resampled; inner: where in the model image it lands (all of it, but for
+    letterbox). Build with `Placement.of`.
+    """
+
+    spec: InputSpec
+    source_width: int
+    source_height: int
+    crop: Region
+    inner: Region
+
+    @classmethod
+    def of(cls, spec: InputSpec, source_width: int, source_height: int, region: Region | None = None) -> Placement:
+        """Place images of source_width x source_height pixels, or a region of them, in the model's input.
+
+        Raises GeometryError if the image is empty or the region does not lie inside it.
+        """
+        if source_width <= 0 or source_height <= 0:
+            raise GeometryError(f"an image of {source_width}x{source_height} pixels has no content")
+        whole = region or Region(0, 0, source_width, source_height)
+        whole.check_inside(source_width, source_height)
+        crop, inner = whole, Region(0, 0, spec.width, spec.height)
+        if spec.resize == "center_crop":
+            scale = min(whole.width / spec.width, whole.height / spec.height)
+            w = max(1, min(whole.width, round(spec.width * scale)))
+            h = max(1, min(whole.height, round(spec.height * scale)))
+            crop = Region(whole.x + (whole.width - w) // 2, whole.y + (whole.height - h) // 2, w, h)
+        elif spec.resize == "letterbox":
+            scale = min(spec.width / whole.width, spec.height / whole.height)
+            w = max(1, min(spec.width, round(whole.width * scale)))
+            h = max(1, min(spec.height, round(whole.height * scale)))
+            inner = Region((spec.width - w) // 2, (spec.height - h) // 2, w, h)
+        return cls(spec, source_width, source_height, crop, inner)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Source pixels per model pixel, float64 [2] (x, y)."""
+        return np.array([self.crop.width / self.inner.width, self.crop.height / self.inner.height])
+
+    @property
+    def _offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([self.crop.x, self.crop.y], float), np.array([self.inner.x, self.inner.y], float)
+
+    def to_source_points(self, points: np.ndarray) -> np.ndarray:
+        """Map model pixels [..., 2] to pixels of the image as received (crop and stereo offsets added)."""
+        crop, inner = self._offsets
+        return (np.asarray(points) - inner + 0.5) * self.scale - 0.5 + crop
+
+    def to_model_points(self, points: np.ndarray) -> np.ndarray:
+        """Map pixels of the image as received [..., 2] to model pixels."""
+        crop, inner = self._offsets
+        return (np.asarray(points) - crop + 0.5) / self.scale - 0.5 + inner
+
+    def to_source_covariance(self, covariance: np.ndarray) -> np.ndarray:
+        """Map covariances [..., 3] (xx, xy, yy) from model px^2 to px^2 of the image as received."""
+        sx, sy = self.scale
+        return np.asarray(covariance) * np.array([sx * sx, sx * sy, sy * sy])
+
+    def to_model_image(self, image: np.ndarray) -> np.ndarray:
+        """Resample a received image, uint8 [Hs,Ws] or [Hs,Ws,1|3] (RGB), to the model's uint8 [H,W,C].
+
+        Colour becomes grey and grey is repeated where the model asks for it. Raises GeometryError if the image has
+        another size or type than this placement was built for.
+        """
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+            raise GeometryError(f"image {image.dtype} {image.shape}: expected uint8 [H,W], [H,W,1] or [H,W,3]")
+        if image.shape[:2] != (self.source_height, self.source_width):
+            raise GeometryError(
+                f"image of {image.shape[1]}x{image.shape[0]} pixels in a placement for "
+                f"{self.source_width}x{self.source_height}"
+            )
+        c = self.crop
+        part = image[c.y : c.y + c.height, c.x : c.x + c.width]
+        if part.ndim == 3 and part.shape[2] == 1:
+            part = part[:, :, 0]
+        if self.spec.channels == 1 and part.ndim == 3:
+            part = cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY)
+        size = (self.inner.width, self.inner.height)
+        if part.shape[1::-1] != size:
+            part = cv2.resize(part, size, interpolation=INTERPOLATIONS[self.spec.interpolation])
+        if self.spec.channels == 3 and part.ndim == 2:
+            part = cv2.cvtColor(part, cv2.COLOR_GRAY2RGB)
+        if part.ndim == 2:
+            part = part[:, :, None]
+        if size == (self.spec.width, self.spec.height):
+            return np.ascontiguousarray(part)
+        out = np.full((self.spec.height, self.spec.width, self.spec.channels), self.spec.fill, np.uint8)
+        out[self.inner.y : self.inner.y + size[1], self.inner.x : self.inner.x + size[0]] = part
+        return out
+
+    def put_back(self, frame: np.ndarray, background: np.ndarray | None = None) -> np.ndarray:
+        """Put a model image uint8 [H,W,C] back in its place in an image of the source's size, uint8 [Hs,Ws,C].
+
+        background (same size and channels, copied) fills what the model never saw; black without one.
+        """
+        if frame.shape != (self.spec.height, self.spec.width, self.spec.channels):
+            raise GeometryError(
+                f"frame {frame.shape} is not a model image of "
+                f"{(self.spec.height, self.spec.width, self.spec.channels)}"
+            )
+        shape = (self.source_height, self.source_width, self.spec.channels)
+        if background is None:
+            out = np.zeros(shape, np.uint8)
+        elif background.shape == shape:
+            out = background.copy()
+        else:
+            raise GeometryError(f"background {background.shape} does not match the image as received {shape}")
+        i, c = self.inner, self.crop
+        part = np.ascontiguousarray(frame[i.y : i.y + i.height, i.x : i.x + i.width])
+        part = cv2.resize(part, (c.width, c.height), interpolation=cv2.INTER_LINEAR)
+        out[c.y : c.y + c.height, c.x : c.x + c.width] = part.reshape(c.height, c.width, self.spec.channels)
+        return out
+
+
+def points_to_cells(points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Snap model pixels [..., 2] to the nearest cell of a width x height grid: uint16 [..., 2], column then row."""
+    cells = np.rint(np.asarray(points, dtype=np.float64))
+    return np.clip(cells, 0, (width - 1, height - 1)).astype(np.uint16)

@@ -1,0 +1,1 @@
+"""PyTorch networks and keypoint operations; a file for each model family."""

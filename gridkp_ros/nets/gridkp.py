@@ -1,0 +1,261 @@
+"""Grid keypoint learning (Gao, Jin, Dou, Fu, Heng; ICRA 2021, arXiv 2107.13170): the networks.
+
+Two parts, trained one after the other. `Vision` finds K grid keypoints in a frame and draws a frame from a reference
+frame and keypoints. `Dynamics` is a convLSTM VRNN over binary maps that classifies the next cell of each keypoint.
+With 64 x 64 grey frames, K = 12 and hidden width 64 the two have the 2,001,973 parameters of the paper's 2.0M model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gridkp_ros.nets import keypoints as kp
+
+FAMILY = "gridkp"
+SKIP = 4  # heatmap and latent maps are a quarter of the image on each side (two 2x2 poolings)
+CONFIDENT_RADIUS = 2  # cells; a forecast's confidence is the probability within this distance (ARCHITECTURE, bundle)
+
+
+@dataclass(frozen=True)
+class GridKeypointConfig:
+    """Sizes and readings of the grid keypoint model.
+
+    channels: 1 (grey) or 3 (RGB). num_keypoints: K. height, width: frame and grid, multiples of 4. base: channels of
+    the image encoder's first scale. hidden: channels of the convLSTM (64 makes the published 2.0M parameters; the
+    published scripts' default is 128). sigma: of the Gaussian maps, see `keypoints.gaussian_maps`. maps: what the
+    synthesiser is shown beside the appearance features: "difference" (G_t - G_ref, the published code) or "both"
+    (G_t and G_ref, as the paper words it; K more input channels). coordinates: "sigmoid" (the paper's expectation
+    over the sigmoid heatmap) or "softmax" (over a spatial softmax of the same logits: the background does not pull
+    keypoints to the centre of the image while the heatmaps are still flat).
+    """
+
+    channels: int = 3
+    num_keypoints: int = 12
+    height: int = 64
+    width: int = 64
+    base: int = 32
+    hidden: int = 64
+    sigma: float = 1.5
+    maps: str = "difference"
+    coordinates: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}: use 1 (grey) or 3 (RGB)")
+        if self.height % SKIP or self.width % SKIP or min(self.height, self.width) < 16:
+            raise ValueError(f"frames of {self.width}x{self.height}: both sides must be multiples of {SKIP}, >= 16")
+        if self.num_keypoints < 1 or self.base < 2 or self.hidden < 8 or self.hidden % 8:
+            raise ValueError(
+                f"num_keypoints={self.num_keypoints}, base={self.base}, hidden={self.hidden}: use K >= 1, base >= 2 "
+                "and a hidden width that 8 divides"
+            )
+        if self.maps not in ("difference", "both"):
+            raise ValueError(f"maps={self.maps!r}: use 'difference' or 'both'")
+        if self.coordinates not in ("sigmoid", "softmax"):
+            raise ValueError(f"coordinates={self.coordinates!r}: use 'sigmoid' or 'softmax'")
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of heatmaps, hidden state and latent map."""
+        return self.height // SKIP, self.width // SKIP
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def conv3(inputs: int, outputs: int, norm: bool = False) -> nn.Sequential:
+    """A 3x3 convolution with bias, batch norm if asked for, LeakyReLU(0.2)."""
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1)]
+    if norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    layers.append(nn.LeakyReLU(0.2, inplace=True))
+    return nn.Sequential(*layers)
+
+
+def stack3(inputs: int, *widths: int, norm: bool = False) -> nn.Sequential:
+    """Consecutive `conv3` layers of the given output widths."""
+    channels = (inputs, *widths)
+    return nn.Sequential(*(conv3(a, b, norm) for a, b in zip(channels[:-1], channels[1:], strict=True)))
+
+
+def upsample(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def init_weights(module: nn.Module) -> None:
+    """Kaiming normal for convolutions and zero biases, as the reference code has it."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+class ImageEncoder(nn.Module):
+    """Three scales of three convolutions with batch norm, max pooling between: [N,C,H,W] -> features at 1, 1/2, 1/4."""
+
+    def __init__(self, channels: int, base: int) -> None:
+        super().__init__()
+        self.scale1 = stack3(channels, base, base, base, norm=True)
+        self.scale2 = stack3(base, 2 * base, 2 * base, 2 * base, norm=True)
+        self.scale3 = stack3(2 * base, 4 * base, 4 * base, 4 * base, norm=True)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h1 = self.scale1(image)
+        h2 = self.scale2(F.max_pool2d(h1, 2))
+        h3 = self.scale3(F.max_pool2d(h2, 2))
+        return h1, h2, h3
+
+
+class Vision(nn.Module):
+    """Detector D and synthesiser G of stage 1. Frames are float, [-0.5, 0.5]."""
+
+    def __init__(self, config: GridKeypointConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, k = config, config.num_keypoints
+        self.detector = ImageEncoder(c.channels, c.base)
+        self.heatmap = nn.Conv2d(4 * c.base, k, 1)
+        self.appearance = ImageEncoder(c.channels, c.base)
+        maps = k if c.maps == "difference" else 2 * k
+        self.merge = nn.Sequential(nn.Conv2d(4 * c.base + maps, 4 * c.base, 1), nn.LeakyReLU(0.2, inplace=True))
+        self.level0 = stack3(4 * c.base, 4 * c.base, 4 * c.base, 2 * c.base)
+        self.level1 = stack3(4 * c.base, 2 * c.base, 2 * c.base, c.base)
+        self.level2 = stack3(2 * c.base, c.base, c.base, c.base)
+        self.to_image = nn.Conv2d(c.base, c.channels, 1)
+        init_weights(self)
+
+    def heatmap_logits(self, image: Tensor) -> Tensor:
+        """Heatmaps before the sigmoid: [N,C,H,W] -> [N,K,H/4,W/4]."""
+        return self.heatmap(self.detector(image)[2])
+
+    def locate(self, logits: Tensor, snap: bool = True) -> Tensor:
+        """Coordinates [N,K,2] of heatmap logits, pushed to the grid (equation 1) if snap."""
+        weights = logits.sigmoid() if self.config.coordinates == "sigmoid" else kp.spatial_softmax(logits)
+        xy = kp.spatial_expectation(weights)
+        return kp.snap_to_grid(xy, self.config.height, self.config.width) if snap else xy
+
+    def detect_cells(self, image: Tensor) -> Tensor:
+        """Row-major grid cells, int64 [N,K], of the keypoints of frames [N,C,H,W]."""
+        pixels = kp.to_pixels(self.locate(self.heatmap_logits(image)), self.config.height, self.config.width)
+        return kp.to_classes(pixels, self.config.height, self.config.width)
+
+    def gaussian(self, xy: Tensor) -> Tensor:
+        h, w = self.config.latent_size
+        return kp.gaussian_maps(xy, h, w, self.config.sigma)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Appearance features of a reference frame: [N,C,H,W] -> features at 1, 1/2 and 1/4 of its size."""
+        return self.appearance(image)
+
+    def decode(self, features: tuple[Tensor, Tensor, Tensor], reference: Tensor, ref_xy: Tensor, xy: Tensor) -> Tensor:
+        """Draw frames [N,C,H,W] with keypoints xy [N,K,2], from a reference frame, its features and its keypoints."""
+        h1, h2, h3 = features
+        now, then = self.gaussian(xy), self.gaussian(ref_xy)
+        maps = now - then if self.config.maps == "difference" else torch.cat((now, then), dim=1)
+        x = self.level0(self.merge(torch.cat((maps, h3), dim=1)))
+        x = self.level1(torch.cat((upsample(x), h2), dim=1))
+        x = self.level2(torch.cat((upsample(x), h1), dim=1))
+        return reference + self.to_image(x)
+
+
+class GaussianHead(nn.Module):
+    """Mean and standard deviation of a one-channel latent map: [N,hidden,h,w] -> two [N,1,h,w], the second > 1e-4."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mean = nn.Conv2d(width, 1, 3, padding=1)
+        self.std = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(x), F.softplus(self.std(x)) + 1e-4
+
+
+class Dynamics(nn.Module):
+    """The convLSTM VRNN over binary maps (paper, equations 6 to 9).
+
+    State: h and c, each [N, hidden, H/4, W/4], zeros at the start. Latent: [N, 1, H/4, W/4].
+    """
+
+    def __init__(self, config: GridKeypointConfig) -> None:
+        super().__init__()
+        self.config = config
+        k, n = config.num_keypoints, config.hidden
+        self.enc = nn.ModuleList((conv3(k, n // 4), conv3(n // 4, n // 2), conv3(n // 2, n)))
+        # One kernel over [encoded maps, z, h]; no bias, gates in the order i, f, o, g.
+        self.lstm = nn.Conv2d(2 * n + 1, 4 * n, 3, padding=1, bias=False)
+        self.prior_conv = conv3(n, n)
+        self.prior_head = GaussianHead(n)
+        self.post_maps = nn.ModuleList((conv3(k, n // 8), conv3(n // 8, n // 4), conv3(n // 4, n // 2)))
+        self.post_conv = conv3(n + n // 2, n)
+        self.post_head = GaussianHead(n)
+        self.dec = nn.ModuleList((conv3(n + 1, n), conv3(n, n // 2), conv3(n // 2, n // 4)))
+        self.to_logits = nn.Conv2d(n // 4, k, 1)
+        init_weights(self)
+
+    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(batch, self.config.hidden, *self.config.latent_size, device=like.device)
+        return zeros, zeros
+
+    def encode_maps(self, maps: Tensor) -> Tensor:
+        """phi_enc of equation 9: binary maps [N,K,H,W] -> [N,hidden,H/4,W/4]. Needs no state: time folds into N."""
+        a, b, c = self.enc
+        return c(F.max_pool2d(b(F.max_pool2d(a(maps), 2)), 2))
+
+    def posterior_maps(self, maps: Tensor) -> Tensor:
+        """The stateless part of the posterior network: binary maps [N,K,H,W] -> [N,hidden/2,H/4,W/4]."""
+        a, b, c = self.post_maps
+        return F.max_pool2d(c(F.max_pool2d(b(a(maps)), 2)), 2)
+
+    def posterior(self, h: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 7, from the hidden state before the frame and `posterior_maps` of the frame."""
+        return self.post_head(self.post_conv(torch.cat((h, seen), dim=1)))
+
+    def prior(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 6."""
+        return self.prior_head(self.prior_conv(h))
+
+    def logits(self, h: Tensor, z: Tensor) -> Tensor:
+        """Equation 8: unnormalised log-probability of each cell, [N,K,H*W]."""
+        a, b, c = self.dec
+        x = c(upsample(b(upsample(a(torch.cat((h, z), dim=1))))))
+        return self.to_logits(x).flatten(2)
+
+    def step(self, h: Tensor, c: Tensor, encoded: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 9: absorb encoded maps and the latent; returns the new h and c."""
+        return self.gate(self.lstm(torch.cat((encoded, z, h), dim=1)), c)
+
+    def encoded_gates(self, encoded: Tensor) -> Tensor:
+        """The encoded maps' share of the gates' pre-activations: linear, so training computes it for all times at once."""
+        n = self.config.hidden
+        return F.conv2d(encoded, self.lstm.weight[:, :n], padding=1)
+
+    def step_from_gates(self, h: Tensor, c: Tensor, gates: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """As `step`, with the share of the encoded maps already computed by `encoded_gates`."""
+        n = self.config.hidden
+        rest = F.conv2d(torch.cat((z, h), dim=1), self.lstm.weight[:, n:], padding=1)
+        return self.gate(gates + rest, c)
+
+    @staticmethod
+    def gate(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, o, g = gates.chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+class GridKeypointModel(nn.Module):
+    """Both parts under one roof, for counting, saving and exporting."""
+
+    def __init__(self, config: GridKeypointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = Vision(config)
+        self.dynamics = Dynamics(config)
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

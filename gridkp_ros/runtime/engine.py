@@ -1,0 +1,179 @@
+"""One ONNX graph ready to run: ONNX Runtime session, execution provider, and the shapes the manifest promises."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from gridkp_ros.runtime.bundle import Bundle, BundleError, TensorType
+
+PROVIDERS = ("cpu", "cuda", "tensorrt", "auto")
+
+_LOG = logging.getLogger(__name__)
+_ORT_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_INSTALL = {
+    "cuda": "install onnxruntime-gpu (in place of onnxruntime) with the CUDA and cuDNN versions it names",
+    "tensorrt": "install onnxruntime-gpu (in place of onnxruntime) and TensorRT of the version it names",
+}
+_ORT_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+
+
+class EngineError(RuntimeError):
+    """A graph cannot be run as asked: no such provider, an input of the wrong shape, or a failure inside it."""
+
+
+class Engine:
+    """A graph of a bundle as an ONNX Runtime session whose inputs and outputs were checked against the manifest."""
+
+    def __init__(self, bundle: Bundle, file: str, *, provider: str = "cpu", num_threads: int = 0) -> None:
+        """Open a graph file of a bundle on a provider ("cpu", "cuda" or "tensorrt"; num_threads 0: ORT chooses).
+
+        Raises BundleError if the graph does not fit the manifest, EngineError if the provider cannot be had.
+        """
+        self.file = file
+        self.path = bundle.path / file
+        self.inputs, self.outputs = bundle.manifest.tensors(file.split(".")[0])
+        content = bundle.read_graph(file)
+        self._session = _open_session(content, self.path, bundle.manifest.model_id, provider, num_threads)
+        self.provider = self._session.get_providers()[0]
+        self._output_names = list(self.outputs)
+        self._check("input", self._session.get_inputs(), self.inputs)
+        self._check("output", self._session.get_outputs(), self.outputs)
+
+    def input_shape(self, name: str) -> tuple[Any, ...]:
+        """Return an input's dimensions as the graph states them: a number where fixed, a name or None where free."""
+        return tuple(next(i for i in self._session.get_inputs() if i.name == name).shape)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph. Raises EngineError if a shape going in or coming out is not what the manifest says."""
+        free: dict[str, int] = {}
+        self._match("input", feeds, self.inputs, free)
+        try:
+            values = self._session.run(self._output_names, dict(feeds))
+        except Exception as error:  # ONNX Runtime raises types of its own that share no base class
+            raise EngineError(f"{self.path} failed on {self.provider}: {error}") from error
+        outputs = dict(zip(self._output_names, values, strict=True))
+        self._match("output", outputs, self.outputs, free)
+        return outputs
+
+    def _check(self, side: str, stated: list[Any], expected: Mapping[str, TensorType]) -> None:
+        """Compare what the graph states about itself with what the manifest promises."""
+        found = {s.name: s for s in stated}
+        if set(found) != set(expected):
+            raise BundleError(
+                f"{self.path} has {side}s {sorted(found)}, the manifest promises {sorted(expected)}: "
+                "export the bundle again"
+            )
+        for name, want in expected.items():
+            got = found[name]
+            dims_fit = len(got.shape) == len(want.dims) and all(
+                _dimension_fits(side, g, w) for g, w in zip(got.shape, want.dims, strict=True)
+            )
+            if got.type != _ORT_TYPES[want.dtype] or not dims_fit:
+                raise BundleError(
+                    f"{self.path}: {side} {name!r} is {got.type} {list(got.shape)}, the manifest promises "
+                    f"{want.dtype} {list(want.dims)} (letters: free): export the bundle again"
+                )
+
+    def _match(
+        self,
+        side: str,
+        values: Mapping[str, np.ndarray],
+        expected: Mapping[str, TensorType],
+        free: dict[str, int],
+    ) -> None:
+        for name, want in expected.items():
+            if name not in values:
+                raise EngineError(f"{self.path} needs the input {name!r}")
+            shape = values[name].shape
+            known = [
+                d if isinstance(d, int) else free.setdefault(d, n)
+                for d, n in zip(want.dims, shape, strict=False)
+            ]
+            if len(shape) != len(want.dims) or list(shape) != known:
+                raise EngineError(
+                    f"{self.path}: {side} {name!r} has shape {list(shape)}, expected {list(want.dims)} with {free}"
+                )
+
+
+def _dimension_fits(side: str, stated: int | str | None, expected: int | str) -> bool:
+    if isinstance(expected, int):
+        return stated == expected or not isinstance(stated, int)
+    # B, S and N must be left free; a family may fix T, the length of one call.
+    return side == "output" or expected == "T" or not isinstance(stated, int)
+
+
+def choose_provider(provider: str) -> str:
+    """Resolve "auto" to "cuda" where ONNX Runtime offers it, else "cpu"; raise EngineError if one cannot be had.
+
+    "auto" never takes TensorRT, which builds its engines for minutes before the first result.
+    """
+    if provider not in PROVIDERS:
+        raise EngineError(f"provider {provider!r}: use one of {', '.join(PROVIDERS)}")
+    available = onnxruntime.get_available_providers()
+    if provider == "auto":
+        return "cuda" if _ORT_NAMES["cuda"] in available else "cpu"
+    if _ORT_NAMES[provider] not in available:
+        raise EngineError(
+            f"provider {provider!r} is not in this ONNX Runtime {onnxruntime.__version__} (it has "
+            f"{', '.join(available)}): {_INSTALL[provider]}, or use provider 'cpu'"
+        )
+    return provider
+
+
+def _open_session(
+    content: bytes, path: Path, model_id: str, provider: str, num_threads: int
+) -> onnxruntime.InferenceSession:
+    name = _ORT_NAMES[provider]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    # Between two frames a robot's cores are for the robot: threads that spin while waiting would keep them busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    providers: list[Any] = [name]
+    if provider == "tensorrt":
+        cache = _engine_cache(model_id)
+        _LOG.warning(
+            "building or loading the TensorRT engine of %s (minutes the first time), cache %s",
+            path.name,
+            cache,
+        )
+        providers = [
+            (name, {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}),
+            _ORT_NAMES["cuda"],
+        ]
+    if provider != "cpu":
+        providers.append(
+            _ORT_NAMES["cpu"]
+        )  # for the few nodes (shape arithmetic) that a GPU provider leaves out
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises types of its own that share no base class
+        raise BundleError(
+            f"{path} is refused by ONNX Runtime {onnxruntime.__version__} ({error}): export it again"
+        ) from error
+    if session.get_providers()[0] != name:
+        raise EngineError(
+            f"ONNX Runtime could not start {name} and fell back to {session.get_providers()[0]} "
+            f"(its log says why): {_INSTALL[provider]}, or use provider 'cpu'"
+        )
+    return session
+
+
+def _engine_cache(model_id: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(root) / "gridkp_ros" / "tensorrt" / model_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

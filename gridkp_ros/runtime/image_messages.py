@@ -1,0 +1,175 @@
+"""ROS image messages to arrays, by duck typing: messages of rclpy and of `rosbags` alike, with no ROS installed.
+
+A camera driver can send anything. What does not add up (a step too short, a buffer cut off, an encoding nobody knows)
+is refused with one `ImageError` that names the field and its value, before a pixel is touched: the converters
+themselves read past the row padding (`rosbags-image`) or fail with an assertion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+class ImageError(ValueError):
+    """An image message is malformed or in an encoding that cannot be converted."""
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    bytes_per_pixel: int
+    grey: bool = False
+    multiple: tuple[int, int] = (1, 1)  # width, height must be whole multiples of this
+    alias: str = ""  # what the converter calls it, where the name is only a storage type
+
+
+_BAYER = {
+    f"bayer_{pattern}{bits}": _Encoding(bits // 8, multiple=(2, 2))
+    for pattern in ("rggb", "bggr", "gbrg", "grbg")
+    for bits in (8, 16)
+}
+
+# Names as in sensor_msgs/image_encodings.hpp. The plain OpenCV types say nothing of colour: three channels are taken as
+# BGR, which is what OpenCV programs that publish them hold.
+ENCODINGS: dict[str, _Encoding] = {
+    "mono8": _Encoding(1, grey=True),
+    "mono16": _Encoding(2, grey=True),
+    "8UC1": _Encoding(1, grey=True, alias="mono8"),
+    "16UC1": _Encoding(2, grey=True, alias="mono16"),
+    "rgb8": _Encoding(3),
+    "bgr8": _Encoding(3),
+    "rgba8": _Encoding(4),
+    "bgra8": _Encoding(4),
+    "8UC3": _Encoding(3, alias="bgr8"),
+    "8UC4": _Encoding(4, alias="bgra8"),
+    "rgb16": _Encoding(6),
+    "bgr16": _Encoding(6),
+    "rgba16": _Encoding(8),
+    "bgra16": _Encoding(8),
+    "yuv422": _Encoding(2, multiple=(2, 1)),
+    "uyvy": _Encoding(2, multiple=(2, 1)),
+    "yuv422_yuy2": _Encoding(2, multiple=(2, 1)),
+    "yuyv": _Encoding(2, multiple=(2, 1)),
+    **_BAYER,
+}
+
+# A converter takes a message and the wanted encoding ("rgb8" or "mono8"); `CvBridge().imgmsg_to_cv2` is one.
+Converter = Callable[[Any, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _RawImage:
+    """The fields of a sensor_msgs/Image that converters read."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+def is_compressed(msg: Any) -> bool:
+    """Tell a sensor_msgs/CompressedImage (it has a format) from a sensor_msgs/Image (it has an encoding)."""
+    return hasattr(msg, "format") and not hasattr(msg, "encoding")
+
+
+def check_image_message(msg: Any) -> None:
+    """Raise ImageError unless a sensor_msgs/Image is whole and in an encoding that can be converted."""
+    encoding = ENCODINGS.get(msg.encoding)
+    if encoding is None:
+        raise ImageError(f"image encoding {msg.encoding!r} is not supported: use one of {', '.join(ENCODINGS)}")
+    width, height, step, size = int(msg.width), int(msg.height), int(msg.step), len(msg.data)
+    if width == 0 or height == 0:
+        raise ImageError(f"image of {width}x{height} pixels is empty")
+    row_bytes = width * encoding.bytes_per_pixel
+    if step < row_bytes:
+        raise ImageError(f"image step {step} is shorter than one row: {width} pixels of {msg.encoding} take {row_bytes} bytes")
+    if step * height != size:
+        raise ImageError(
+            f"image data holds {size} bytes, but {height} rows of step {step} are {step * height} ({msg.encoding} {width}x{height})"
+        )
+    multiple_w, multiple_h = encoding.multiple
+    if width % multiple_w or height % multiple_h:
+        raise ImageError(
+            f"image of {width}x{height} pixels in {msg.encoding}: the size must be a multiple of {multiple_w}x{multiple_h}"
+        )
+
+
+def _tight(msg: Any) -> _RawImage:
+    """Return the message without row padding, in host byte order and under a name every converter knows.
+
+    `rosbags-image` reads rows as if there were no padding.
+    """
+    encoding = ENCODINGS[msg.encoding]
+    row_bytes = msg.width * encoding.bytes_per_pixel
+    data = msg.data
+    if msg.step != row_bytes:
+        rows = np.frombuffer(data, np.uint8).reshape(msg.height, msg.step)
+        data = np.ascontiguousarray(rows[:, :row_bytes]).reshape(-1)
+    return _RawImage(
+        msg.height, msg.width, encoding.alias or msg.encoding, int(msg.is_bigendian), row_bytes, data
+    )
+
+
+def _rosbags_convert(msg: Any, encoding: str) -> np.ndarray:
+    from rosbags.image import image_to_cvimage
+
+    return image_to_cvimage(msg, encoding)
+
+
+def _decode_compressed(msg: Any) -> np.ndarray:
+    data = np.frombuffer(msg.data, np.uint8)
+    label = f"compressed image ({msg.format!r}, {data.size} bytes)"
+    if data.size == 0:
+        raise ImageError(f"{label} holds no data")
+    if "compressedDepth" in msg.format:
+        raise ImageError(f"{label} is a depth image: subscribe to the colour camera's compressed topic")
+    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-64:].tobytes():
+        # OpenCV would return the rows it has and leave the rest grey, without a word.
+        raise ImageError(f"{label} is a JPEG cut short: its end marker is missing")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"{label} cannot be decoded: {error.err}") from error
+    if image is None:
+        raise ImageError(f"{label} cannot be decoded: it is neither JPEG, PNG nor another image file OpenCV reads")
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=255.0 / 65535.0)
+    if image.dtype != np.uint8:
+        raise ImageError(f"{label} holds {image.dtype} pixels: 8 or 16 bits without sign are expected")
+    if image.ndim == 2:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def message_to_array(msg: Any, convert: Converter | None = None) -> np.ndarray:
+    """Convert a sensor_msgs Image or CompressedImage, of rclpy or of rosbags, to an array.
+
+    Args:
+        msg: the message. Images of 16 bits are scaled by 255/65535 (the whole range, as `cv_bridge` does); an alpha
+            channel is dropped.
+        convert: what turns a checked raw image into "rgb8" or "mono8"; `rosbags-image` without one.
+
+    Returns:
+        uint8 [H,W,3] RGB, or [H,W] for grey encodings. It may share the message's memory and be read-only.
+
+    Raises:
+        ImageError: the message is malformed, or its encoding is unknown.
+    """
+    if is_compressed(msg):
+        return _decode_compressed(msg)
+    check_image_message(msg)
+    raw = _tight(msg)
+    wanted = "mono8" if ENCODINGS[msg.encoding].grey else "rgb8"
+    try:
+        image = (convert or _rosbags_convert)(raw, wanted)
+    except ImportError:
+        raise
+    except Exception as error:  # converters have no common error class: cv2.error, ImageError, CvBridgeError
+        raise ImageError(f"image {msg.encoding} {msg.width}x{msg.height} cannot be converted: {error}") from error
+    return np.ascontiguousarray(image)

@@ -1,0 +1,517 @@
+"""The streaming Predictor: frames in one by one, forecasts and predicted frames out, with NumPy and ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cells, stereo_half
+from gridkp_ros.runtime import scene
+from gridkp_ros.runtime.bundle import Bundle
+from gridkp_ros.runtime.clock import FrameClock, Tick
+from gridkp_ros.runtime.engine import Engine, EngineError, choose_provider
+from gridkp_ros.runtime.forecast import (
+    Forecast,
+    Observation,
+    keypoint_covariance,
+    named_covariance,
+    sample_weights,
+    weighted_mean,
+)
+
+_LOG = logging.getLogger(__name__)
+# One forecast of this many poses is some 100 MB of noise and results; nobody plans that far.
+MAX_POSES_PER_FORECAST = 100_000
+
+State = dict[str, np.ndarray]
+
+
+class PredictorError(RuntimeError):
+    """The Predictor cannot do what was asked; the message says what, and what to do instead."""
+
+
+class Predictor:
+    """Keeps a model's state along a stream of frames. Not thread-safe: call it from one thread at a time.
+
+    Frames of any rate go to `observe`, which absorbs or skips them by the bundle's period (see `FrameClock`).
+    `forecast`, `what_if` and `render` answer from the newest absorbed frame and change nothing.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        provider: str = "cpu",
+        num_threads: int = 0,
+        region: Region | None = None,
+        stereo_half: str = "",
+        max_coast_steps: int = 15,
+        warmup_frames: int = 5,
+        seed: int = 0,
+        temperature: float = 1.0,
+        scene_cut_threshold: float = scene.DEFAULT_THRESHOLD,
+    ) -> None:
+        """Load a bundle and get ready to observe.
+
+        Args:
+            bundle: a loaded bundle or the path of its folder.
+            provider: "cpu", "cuda", "tensorrt", or "auto" (CUDA where it works, else the CPU; logged).
+            num_threads: threads of one graph, 0 for ONNX Runtime's choice.
+            region: part of the image (of the stereo half where one is given) the model sees; None for all.
+            stereo_half: "", "left" or "right" eye of a side-by-side stereo image.
+            max_coast_steps: most steps to coast through missing frames before starting afresh.
+            warmup_frames: frames absorbed after a fresh start before a forecast is made.
+            seed: default seed of the samples' noise.
+            temperature: default factor on the noise.
+            scene_cut_threshold: `scene.cut_score` above which a new scene is taken to have begun; 1 or more: never.
+
+        Raises:
+            BundleError: the bundle is refused.
+            PredictorError: a setting is out of range, or the provider cannot be had.
+        """
+        if stereo_half not in ("", "left", "right"):
+            raise PredictorError(f"stereo_half is {stereo_half!r}: use '', 'left' or 'right'")
+        if max_coast_steps < 0 or warmup_frames < 1 or num_threads < 0:
+            raise PredictorError(
+                f"max_coast_steps={max_coast_steps} (>= 0), warmup_frames={warmup_frames} (>= 1), "
+                f"num_threads={num_threads} (>= 0): one is out of range"
+            )
+        if not scene_cut_threshold > 0:
+            raise PredictorError(
+                f"scene_cut_threshold is {scene_cut_threshold}: use a number > 0 (>= 1: never)"
+            )
+        _check_noise_settings(temperature, seed)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        self.manifest = self.bundle.manifest
+        self.region, self.stereo_half = region, stereo_half
+        self.max_coast_steps, self.warmup_frames = max_coast_steps, warmup_frames
+        self.seed, self.temperature = seed, temperature
+        self.scene_cut_threshold = scene_cut_threshold
+        self.epoch = 0
+        self._num_threads = num_threads
+        self._engines: dict[str, Engine] = {}
+        self._provider = self._start_engines(provider)
+        self._clock = FrameClock(self.manifest.period_s, max_coast_steps)
+        self._placement: Placement | None = None
+        self._forget()
+
+    # -- read-only facts
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of the execution provider in use, e.g. "CPUExecutionProvider"."""
+        return self._engines["detect.onnx"].provider
+
+    @property
+    def model_id(self) -> str:
+        """The bundle's name and a hash of its graphs."""
+        return self.manifest.model_id
+
+    @property
+    def frames_since_start(self) -> int:
+        """Frames absorbed in this epoch."""
+        return self._frames
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough frames are in for a forecast."""
+        return self._frames >= self.warmup_frames
+
+    def place(self) -> Placement:
+        """Return how the newest image lies in the model's input. Raises PredictorError before the first image."""
+        if self._placement is None:
+            raise PredictorError("no image has been observed yet: observe one first")
+        return self._placement
+
+    # -- the stream
+
+    def observe(self, image: np.ndarray, stamp_ns: int) -> Observation:
+        """Take a frame in: uint8 [H,W] grey or [H,W,3] RGB, stamped stamp_ns (nanoseconds of the stream's clock).
+
+        Raises PredictorError for an image that cannot be used (nothing changes), or when the model fails on it (the
+        next frame then starts afresh).
+        """
+        placement, resized_from = self._place(image)
+        if resized_from:
+            self.reset(f"image size changed from {resized_from}")
+        self._placement = placement
+        tick = self._clock.tick(stamp_ns)
+        if tick.action == "skip":
+            return self._observation(stamp_ns, tick)
+        model_image = placement.to_model_image(image)
+        structure = scene.structure(model_image)
+        if tick.action == "absorb" and self._is_cut(structure, tick.steps):
+            self._clock.reset("scene cut")
+            tick = self._clock.tick(stamp_ns)
+        try:
+            self._absorb(model_image, stamp_ns, tick)
+        except EngineError as error:
+            self.reset("inference failed")
+            raise PredictorError(str(error)) from error
+        if structure is not None:  # a dark moment says nothing; the scene after it is compared with the one before
+            self._structure = structure
+        return self._observation(stamp_ns, tick)
+
+    def reset(self, reason: str = "requested") -> None:
+        """Forget the stream; the next frame starts afresh and gives this reason."""
+        self._clock.reset(reason)
+        self._forget()
+
+    # -- answers
+
+    def forecast(
+        self,
+        horizon_steps: int,
+        num_samples: int = 1,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> Forecast:
+        """Forecast horizon_steps from the newest absorbed frame, in num_samples futures (the first without noise).
+
+        The same stream, seed and temperature give the same forecast; a sample does not depend on how many others are
+        asked for, nor on the horizon. Raises PredictorError before warm-up is done or for a setting out of range.
+        """
+        self._require_ready()
+        return self._forecast_from(self._state, horizon_steps, num_samples, temperature, seed)
+
+    def what_if(
+        self,
+        moved: Mapping[int, Sequence[float]],
+        horizon_steps: int,
+        num_samples: int = 1,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> Forecast:
+        """Forecast as if some keypoints had been elsewhere in the newest frame: keypoint index -> (x, y) as received.
+
+        Raises PredictorError as `forecast` does, and for an index or a place the model does not have.
+        """
+        self._require_ready()
+        pose = self._moved_pose(moved)
+        try:
+            state = self._update(self._state_before, pose)
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+        return self._forecast_from(state, horizon_steps, num_samples, temperature, seed)
+
+    def render(self, forecast: Forecast, steps: Sequence[int], sample: int = 0) -> np.ndarray:
+        """Draw predicted frames, uint8 [N, H, W, C] at model size, of steps of a forecast (1 is the first).
+
+        The reference frame is the newest absorbed one. Raises PredictorError for a forecast of another epoch, steps or
+        a sample it does not have.
+        """
+        num_samples, num_steps = forecast.pose.shape[:2]
+        if self._reference is None or forecast.epoch != self.epoch:
+            raise PredictorError(
+                f"the forecast is of epoch {forecast.epoch}, the stream is at {self.epoch}"
+                f"{' and has no frame' if self._reference is None else ''}: render a forecast before the next fresh start"
+            )
+        if not 0 <= sample < num_samples:
+            raise PredictorError(f"sample {sample}: the forecast has samples 0 to {num_samples - 1}")
+        wrong = [s for s in steps if not 1 <= s <= num_steps]
+        if wrong:
+            raise PredictorError(f"steps {wrong}: the forecast has steps 1 to {num_steps}")
+        m = self.manifest
+        if not len(steps):
+            return np.zeros((0, m.input.height, m.input.width, m.input.channels), np.uint8)
+        try:
+            if self._features is None:
+                feeds = {"image": self._reference[None], "pose": self._pose[None]}
+                self._features = self._engine("encode.onnx").run(feeds)
+            pose = forecast.pose[sample, np.asarray(steps) - 1][None]
+            return self._engine("render.onnx").run({**self._features, "pose": pose})["frames"][0]
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+
+    # -- inside
+
+    def _start_engines(self, provider: str) -> str:
+        """Open the graphs every frame needs and return the provider in use; encode and render follow on first use."""
+        try:
+            chosen = choose_provider(provider)
+            try:
+                self._open_streaming_engines(chosen)
+            except EngineError as error:
+                if provider != "auto" or chosen == "cpu":
+                    raise
+                _LOG.warning("provider auto: %s; using the CPU", error)
+                chosen = "cpu"
+                self._open_streaming_engines(chosen)
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+        _LOG.info("%s runs on %s", self.model_id, self.provider)
+        return chosen
+
+    def _open_streaming_engines(self, provider: str) -> None:
+        files = ["detect.onnx", "update.onnx", "forecast.onnx"]
+        if self.manifest.coast_graph is not None:
+            files.append(self.manifest.coast_graph)
+        self._engines = {
+            f: Engine(self.bundle, f, provider=provider, num_threads=self._num_threads) for f in files
+        }
+
+    def _engine(self, file: str) -> Engine:
+        if file not in self._engines:
+            self._engines[file] = Engine(
+                self.bundle, file, provider=self._provider, num_threads=self._num_threads
+            )
+        return self._engines[file]
+
+    def _forget(self) -> None:
+        self._frames = 0
+        self._stamp_ns = 0
+        self._state = self._initial_state()
+        self._state_before = self._state
+        self._pose: np.ndarray | None = None
+        self._confidence: np.ndarray | None = None
+        self._reference: np.ndarray | None = None
+        self._features: dict[str, np.ndarray] | None = None
+        self._structure: np.ndarray | None = None
+
+    def _initial_state(self) -> State:
+        return {s.name: np.zeros((1, *s.shape), np.float32) for s in self.manifest.state}
+
+    def _place(self, image: np.ndarray) -> tuple[Placement, str]:
+        """Return the image's placement, and "WxH to WxH" if its size is not the last one's. Raises PredictorError."""
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise PredictorError(
+                f"image {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}: "
+                "give uint8 [H,W] or [H,W,3]"
+            )
+        if image.ndim == 3 and image.shape[2] not in (1, 3):
+            raise PredictorError(f"image has {image.shape[2]} channels: give grey [H,W] or RGB [H,W,3]")
+        height, width = image.shape[:2]
+        old = self._placement
+        if old is not None and (old.source_width, old.source_height) == (width, height):
+            return old, ""
+        try:
+            region = self.region
+            half = stereo_half(width, height, self.stereo_half)
+            if half is not None:
+                if region is not None:
+                    region.check_inside(half.width, half.height)
+                    half = Region(half.x + region.x, half.y + region.y, region.width, region.height)
+                region = half
+            placement = Placement.of(self.manifest.input, width, height, region)
+        except GeometryError as error:
+            raise PredictorError(str(error)) from error
+        return placement, "" if old is None else f"{old.source_width}x{old.source_height} to {width}x{height}"
+
+    def _is_cut(self, structure: np.ndarray | None, steps: int) -> bool:
+        if self._structure is None or structure is None or self.scene_cut_threshold >= 1.0:
+            return False
+        return scene.is_cut(self._structure, structure, steps, self.scene_cut_threshold)
+
+    def _absorb(self, model_image: np.ndarray, stamp_ns: int, tick: Tick) -> None:
+        detected = self._engine("detect.onnx").run({"image": model_image[None]})
+        pose = detected["pose"]
+        if not np.isfinite(pose).all():
+            raise EngineError(
+                f"{self.bundle.path / 'detect.onnx'} gave a pose that is not finite: train the model again"
+            )
+        if tick.action == "start":
+            self._forget()
+            self.epoch += 1
+        state = self._state
+        if self.manifest.can_coast:
+            for _ in range(tick.steps - 1):
+                state = self._coast(state)
+        self._state_before, self._state = state, self._update(state, pose[0])
+        self._pose, self._confidence = pose[0], detected["confidence"][0]
+        self._reference, self._features = model_image, None
+        self._stamp_ns = stamp_ns
+        self._frames += 1
+
+    def _update(self, state: State, pose: np.ndarray) -> State:
+        """Take a pose [K, P] into the state by the posterior with zero noise."""
+        spec = self.manifest.update_noise
+        feeds = {**state, "pose": pose[None], spec.name: np.zeros((1, *spec.shape), np.float32)}
+        out = self._engine("update.onnx").run(feeds)
+        return {s.name: out[f"{s.name}_out"] for s in self.manifest.state}
+
+    def _coast(self, state: State) -> State:
+        """Advance the state by one step of the prior without noise."""
+        noise = np.zeros((1, 1, 1, *self.manifest.forecast_noise.shape), np.float32)
+        lead = {name: value[:, None] for name, value in state.items()}
+        out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(
+            self._forecast_feeds(lead, noise)
+        )
+        return {s.name: out[f"{s.name}_out"][:, 0] for s in self.manifest.state}
+
+    def _forecast_feeds(self, state: State, noise: np.ndarray) -> dict[str, np.ndarray]:
+        conditions = {
+            c.name: np.array(c.default, np.float32).reshape(1, *c.shape) for c in self.manifest.conditions
+        }
+        return {**state, self.manifest.forecast_noise.name: noise, **conditions}
+
+    def _require_ready(self) -> None:
+        if not self.ready:
+            raise PredictorError(
+                f"{self._frames} of {self.warmup_frames} warm-up frames are in since the last fresh start: "
+                "observe more frames first"
+            )
+
+    def _moved_pose(self, moved: Mapping[int, Sequence[float]]) -> np.ndarray:
+        m, placement, pose = self.manifest, self.place(), self._pose.copy()
+        part = placement.crop
+        for index, point in moved.items():
+            if not 0 <= int(index) < m.num_keypoints:
+                raise PredictorError(f"keypoint {index}: the model has keypoints 0 to {m.num_keypoints - 1}")
+            x, y = (float(v) for v in point)
+            inside = (
+                part.x - 0.5 <= x <= part.x + part.width - 0.5
+                and part.y - 0.5 <= y <= part.y + part.height - 0.5
+            )
+            if not inside:
+                raise PredictorError(
+                    f"keypoint {index} moved to ({x:g}, {y:g}): the model sees x {part.x} to {part.x + part.width - 1}, "
+                    f"y {part.y} to {part.y + part.height - 1} of the image; choose a place inside"
+                )
+            place = placement.to_model_points(np.array([x, y]))
+            pose[int(index), :2] = (
+                points_to_cells(place, m.grid_width, m.grid_height) if m.has_grid else place
+            )
+        return pose
+
+    def _noise(self, num_samples: int, num_steps: int, temperature: float, seed: int) -> np.ndarray:
+        """Noise of a whole forecast, float32 [1, S, T, ...]: zero for sample 0, an own stream for each other sample."""
+        noise = np.zeros((1, num_samples, num_steps, *self.manifest.forecast_noise.shape), np.float32)
+        for sample in range(1, num_samples):
+            sequence = np.random.SeedSequence([seed, self.epoch, self._clock.steps_done, sample])
+            generator = np.random.Generator(np.random.PCG64(sequence))
+            noise[0, sample] = generator.standard_normal(noise.shape[2:], np.float32) * np.float32(
+                temperature
+            )
+        return noise
+
+    def _forecast_from(
+        self, state: State, horizon_steps: int, num_samples: int, temperature: float | None, seed: int | None
+    ) -> Forecast:
+        temperature = self.temperature if temperature is None else temperature
+        seed = self.seed if seed is None else seed
+        _check_noise_settings(temperature, seed)
+        if horizon_steps < 1 or num_samples < 1 or horizon_steps * num_samples > MAX_POSES_PER_FORECAST:
+            raise PredictorError(
+                f"horizon_steps={horizon_steps}, num_samples={num_samples}: both must be >= 1 and their product at most "
+                f"{MAX_POSES_PER_FORECAST}"
+            )
+        noise = self._noise(num_samples, horizon_steps, temperature, seed)
+        try:
+            pose, spread, confidence = self._roll_out(state, noise)
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+        if not (np.isfinite(pose).all() and np.isfinite(spread).all()):
+            raise PredictorError(
+                f"{self.bundle.path / 'forecast.onnx'} gave values that are not finite: reset, or train again"
+            )
+        return self._assemble(pose, spread, confidence)
+
+    def _roll_out(self, state: State, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run `forecast` over noise [1, S, T, ...], in chunks the graph takes: pose, spread, confidence [S, T, ...]."""
+        engine = self._engine("forecast.onnx")
+        name = self.manifest.forecast_noise.name
+        fixed = engine.input_shape(name)[2]
+        chunk = fixed if isinstance(fixed, int) else self.manifest.max_steps_per_call
+        num_samples, num_steps = noise.shape[1:3]
+        state = {k: np.repeat(v[:, None], num_samples, axis=1) for k, v in state.items()}
+        parts = []
+        for start in range(0, num_steps, chunk):
+            part = noise[:, :, start : start + chunk]
+            if isinstance(fixed, int) and part.shape[2] < fixed:
+                # The last call of a graph of fixed length runs past the horizon; what is past it is cut off below.
+                part = np.pad(part, [(0, 0), (0, 0), (0, fixed - part.shape[2])] + [(0, 0)] * (part.ndim - 3))
+            out = engine.run(self._forecast_feeds(state, part))
+            state = {s.name: out[f"{s.name}_out"] for s in self.manifest.state}
+            parts.append([out[key][0] for key in ("pose", "spread", "confidence")])
+        return tuple(np.concatenate(values, axis=1)[:, :num_steps] for values in zip(*parts, strict=True))
+
+    def _assemble(self, pose: np.ndarray, spread: np.ndarray, confidence: np.ndarray) -> Forecast:
+        placement, clock, probe = self.place(), self._clock, self.manifest.probe
+        num_samples, num_steps = pose.shape[:2]
+        weights = sample_weights(num_samples)
+        xy = pose[..., :2].astype(np.float64)
+        points = placement.to_source_points(xy)
+        times = [
+            clock.time_of_step_ns(clock.steps_done + i) - self._stamp_ns for i in range(1, num_steps + 1)
+        ]
+        names: tuple[str, ...] = ()
+        named_mean, named_cov = np.zeros((num_steps, 0, 2)), np.zeros((num_steps, 0, 3))
+        if probe is not None:
+            names, named = probe.point_names, probe.points(pose)
+            named_mean = placement.to_source_points(weighted_mean(named, weights))
+            named_cov = placement.to_source_covariance(
+                named_covariance(named, spread, weights, probe.weight, probe.covariance)
+            )
+        return Forecast(
+            stamp_ns=self._stamp_ns,
+            epoch=self.epoch,
+            period_ns=clock.period_ns,
+            time_from_start_ns=np.array(times, np.int64),
+            trusted_steps=self.manifest.trusted_steps,
+            frames_since_start=self._frames,
+            image_width=placement.source_width,
+            image_height=placement.source_height,
+            pose=pose,
+            points=points.astype(np.float32),
+            sample_weights=weights.astype(np.float32),
+            mean=weighted_mean(points, weights).astype(np.float32),
+            covariance=placement.to_source_covariance(keypoint_covariance(xy, spread, weights)).astype(
+                np.float32
+            ),
+            confidence=weighted_mean(confidence, weights).astype(np.float32),
+            point_names=names,
+            named_mean=named_mean.astype(np.float32),
+            named_covariance=named_cov.astype(np.float32),
+            model_id=self.model_id,
+        )
+
+    def _observation(self, stamp_ns: int, tick: Tick) -> Observation:
+        m, placement = self.manifest, self.place()
+        absorbed = tick.action != "skip"
+        started = tick.action == "start"
+        keypoints = {}
+        if absorbed:
+            named = (
+                np.zeros((0, 2))
+                if m.probe is None
+                else placement.to_source_points(m.probe.points(self._pose))
+            )
+            cells = np.zeros((0, 2), np.uint16)
+            if m.has_grid:
+                cells = points_to_cells(self._pose[:, :2], m.grid_width, m.grid_height)
+            keypoints = {
+                "pose": self._pose,
+                "points": placement.to_source_points(self._pose[:, :2].astype(np.float64)).astype(np.float32),
+                "cells": cells,
+                "confidence": self._confidence,
+                "named_points": named.astype(np.float32),
+                "model_image": self._reference,
+            }
+        return Observation(
+            stamp_ns=stamp_ns,
+            action="absorbed" if absorbed else "skipped",
+            started=started,
+            start_reason=tick.reason if started else "",
+            skip_reason="" if absorbed else tick.reason,
+            coasted_steps=max(tick.steps - 1, 0) if absorbed and m.can_coast else 0,
+            epoch=self.epoch,
+            frames_since_start=self._frames,
+            ready=self.ready,
+            point_names=() if m.probe is None else m.probe.point_names,
+            image_width=placement.source_width,
+            image_height=placement.source_height,
+            **keypoints,
+        )
+
+
+def _check_noise_settings(temperature: float, seed: int) -> None:
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise PredictorError(
+            f"temperature is {temperature}: use a number >= 0 (0: every sample is the central future)"
+        )
+    if seed < 0:
+        raise PredictorError(f"seed is {seed}: use 0 or more")

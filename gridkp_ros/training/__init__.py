@@ -1,0 +1,1 @@
+"""Losses, stages, schedules and the trainer's glue."""

@@ -1,0 +1,236 @@
+"""The two stages of training as Lightning modules. Shapes: B clips, T frames, K keypoints, M named points."""
+
+from __future__ import annotations
+
+import math
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from gridkp_ros.nets import keypoints as kp
+from gridkp_ros.nets.gridkp import Dynamics, Vision
+from gridkp_ros.training import losses
+from gridkp_ros.training.config import OptimiserConfig, Stage1Config, Stage2Config, TrainingError
+
+
+def to_float(frames: Tensor) -> Tensor:
+    """Bytes 0..255 to the networks' range [-0.5, 0.5]."""
+    return frames.float() / 255.0 - 0.5
+
+
+class Stage(lightning.LightningModule):
+    """What both stages share: Adam, the schedule, gradient clipping for each module by itself, seeded noise."""
+
+    def __init__(self, options: OptimiserConfig, seed: int) -> None:
+        super().__init__()
+        self.options, self.seed = options, seed
+
+    def clipped_modules(self) -> list[nn.Module]:
+        """The modules whose gradient norms are clipped one by one, as the published optimisers do."""
+        raise TypeError(f"{type(self).__name__} does not say which modules it trains")
+
+    def generator(self, *key: int) -> torch.Generator:
+        """Random numbers that depend on seed, stage and step alone, so that a resumed run draws the same ones."""
+        mixed = hash((self.seed, type(self).__name__ == "DynamicsStage", *key)) & 0x7FFF_FFFF_FFFF_FFFF
+        return torch.Generator(device=self.device).manual_seed(mixed)
+
+    def configure_optimizers(self) -> dict:
+        o = self.options
+        optimiser = torch.optim.Adam(self.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
+
+        def factor(step: int) -> float:
+            if o.schedule == "step":
+                return 0.25 ** (step // o.step_every)
+            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / o.steps)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        for module in self.clipped_modules():
+            nn.utils.clip_grad_norm_(module.parameters(), self.options.clip_norm)
+
+    def report(self, prefix: str, values: dict[str, Tensor], batch: int) -> Tensor:
+        loss = values["loss"]
+        if not torch.isfinite(loss):
+            parts = ", ".join(f"{k} {float(v):.4g}" for k, v in values.items())
+            raise TrainingError(
+                f"the loss is not finite at step {self.global_step} ({parts}): lower the learning rate, "
+                "and resume from the last checkpoint"
+            )
+        show = ("loss",) if prefix == "train" else ()
+        for name, value in values.items():
+            self.log(f"{prefix}/{name}", value.detach(), prog_bar=name in show, batch_size=batch)
+        return loss
+
+
+class DetectionStage(Stage):
+    """Stage 1: detector and synthesiser, through the straight-through grid."""
+
+    def __init__(self, vision: Vision, options: Stage1Config, seed: int) -> None:
+        super().__init__(options, seed)
+        self.vision = vision
+
+    def clipped_modules(self) -> list[nn.Module]:
+        v = self.vision
+        detector = nn.ModuleList((v.detector, v.heatmap))
+        synthesiser = nn.ModuleList((v.appearance, v.merge, v.level0, v.level1, v.level2, v.to_image))
+        return [detector, synthesiser]
+
+    def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        o, vision, config = self.options, self.vision, self.vision.config
+        frames = to_float(batch["frames"])  # [B, T, C, H, W]
+        b, t = frames.shape[:2]
+        # The first of the chosen frames is the reference, the others are drawn from it.
+        order = torch.rand(b, t, generator=generator, device=frames.device).argsort(dim=1)[:, : o.frames_per_clip + 1]
+        if o.reference == "first":
+            order = torch.cat((torch.zeros_like(order[:, :1]), 1 + order[:, 1:] % (t - 1)), dim=1)
+        rows = torch.arange(b, device=frames.device).unsqueeze(1)
+        chosen = frames[rows, order]  # [B, 1+n, C, H, W]
+        n = chosen.shape[1] - 1
+
+        logits = vision.heatmap_logits(chosen.flatten(0, 1))
+        xy = vision.locate(logits, snap=o.gridding).unflatten(0, (b, n + 1))  # [B, 1+n, K, 2]
+
+        def for_each_target(x: Tensor) -> Tensor:  # [B, ...] -> [B*n, ...]
+            return x.unsqueeze(1).expand(-1, n, *x.shape[1:]).flatten(0, 1)
+
+        reference, targets = chosen[:, 0], chosen[:, 1:].flatten(0, 1)
+        features = tuple(for_each_target(f) for f in vision.encode(reference))
+        drawn = vision.decode(
+            features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1)
+        )
+        values = {
+            "reconstruction": losses.reconstruction(drawn, targets),
+            "condensation": losses.condensation(logits.sigmoid(), o.condensation_channels),
+        }
+        values["loss"] = values["reconstruction"] + o.condensation_weight * values["condensation"]
+        if o.anchor_weight:
+            size = (config.height, config.width)
+            chosen_truth = [batch[key][rows, order].flatten(0, 1) for key in ("points", "known", "visible")]
+            values["anchor"] = losses.anchor(logits, *chosen_truth, size)
+            values["loss"] = values["loss"] + o.anchor_weight * values["anchor"]
+        if o.separation_weight:
+            values["separation"] = losses.separation(xy)
+            values["loss"] = values["loss"] + o.separation_weight * values["separation"]
+        with torch.no_grad():
+            squared = (drawn.clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
+            values["psnr"] = -10 * torch.log10(squared.clamp(min=1e-10)).mean()
+            copied = (for_each_target(reference) - targets).square().flatten(1).mean(dim=1)
+            values["psnr_copy"] = -10 * torch.log10(copied.clamp(min=1e-10)).mean()
+        return values
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        return self.report("train", self.losses(batch, self.generator(self.global_step)), len(batch["frames"]))
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        return self.report("val", self.losses(batch, self.generator(-1, index)), len(batch["frames"]))
+
+
+class DynamicsStage(Stage):
+    """Stage 2: the VRNN on the binary maps of the frozen detector's keypoints, teacher-forced over the clip."""
+
+    def __init__(self, dynamics: Dynamics, options: Stage2Config, seed: int) -> None:
+        super().__init__(options, seed)
+        self.dynamics = dynamics
+
+    def clipped_modules(self) -> list[nn.Module]:
+        d = self.dynamics
+        return [
+            nn.ModuleList((d.enc, d.lstm)),
+            nn.ModuleList((d.prior_conv, d.prior_head)),
+            nn.ModuleList((d.post_maps, d.post_conv, d.post_head)),
+            nn.ModuleList((d.dec, d.to_logits)),
+        ]
+
+    def losses(self, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """classes: true cells, int64 [B,T,K]."""
+        o, d = self.options, self.dynamics
+        b, t, k = classes.shape
+        height, width = d.config.height, d.config.width
+        maps = kp.binary_maps(classes.flatten(0, 1), height, width)  # [B*T, K, H, W]
+        gates = d.encoded_gates(d.encode_maps(maps)).unflatten(0, (b, t))
+        seen = d.posterior_maps(maps).unflatten(0, (b, t))
+        h, c = d.initial_state(b, maps)
+        before, latents, q_mean, q_std = [], [], [], []
+        for i in range(t):
+            mean, std = d.posterior(h, seen[:, i])
+            z = self.best_latent(h, mean, std, classes[:, i], generator)
+            before.append(h)
+            latents.append(z)
+            q_mean.append(mean)
+            q_std.append(std)
+            h, c = d.step_from_gates(h, c, gates[:, i], z)
+        # What needs no recurrence is done for all times at once: the decoder on the winners, and the prior.
+        all_h = torch.stack(before, dim=1)  # [B, T, hidden, h, w]
+        logits = d.logits(all_h.flatten(0, 1), torch.stack(latents, dim=1).flatten(0, 1))
+        later = [torch.stack(x, dim=1)[:, 1:].flatten(0, 1) for x in (q_mean, q_std)]
+        q, p = (later[0], later[1]), d.prior(all_h[:, 1:].flatten(0, 1))
+        values = {
+            "cross_entropy": losses.keypoint_cross_entropy(logits, classes.flatten(0, 1)),
+            "kl": losses.gaussian_kl(q, p) if o.kl_direction == "posterior_prior" else losses.gaussian_kl(p, q),
+        }
+        values["loss"] = values["cross_entropy"] + o.beta * values["kl"]
+        return values
+
+    def best_latent(self, h: Tensor, mean: Tensor, std: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw `best_of` latents and keep, for each clip, the one that explains its keypoints best."""
+        n, b = self.options.best_of, len(h)
+        eps = torch.randn(n, *mean.shape, generator=generator, device=mean.device)
+        z = mean + std * eps  # [n, B, 1, h, w]
+        if n == 1:
+            return z[0]
+        with torch.no_grad():
+            logits = self.dynamics.logits(h.repeat(n, 1, 1, 1), z.flatten(0, 1))  # [n*B, K, cells]
+            target = classes.repeat(n, 1).unsqueeze(-1)
+            cost = (logits.logsumexp(dim=-1) - logits.gather(-1, target).squeeze(-1)).sum(dim=-1).view(n, b)
+            best = cost.argmin(dim=0)
+        return z[best, torch.arange(b, device=h.device)]
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        return self.report("train", self.losses(batch["classes"], self.generator(self.global_step)), len(batch["classes"]))
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        classes = batch["classes"]
+        values = self.losses(classes, self.generator(-1, index))
+        values |= self.free_running(classes)
+        return self.report("val", values, len(classes))
+
+    @torch.no_grad()
+    def free_running(self, classes: Tensor) -> dict[str, Tensor]:
+        """Error in cells of the central future after half of the clip was observed, against staying put."""
+        d = self.dynamics
+        width = d.config.width
+        t, seen = classes.shape[1], classes.shape[1] // 2
+        predicted = rollout(d, classes[:, :seen], t - seen)
+        truth = kp.classes_to_pixels(classes, width)
+        error = (kp.classes_to_pixels(predicted, width) - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
+        put = (truth[:, seen - 1 : seen] - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
+        out = {}
+        for step in (2, 5, 10, 15):
+            if step <= t - seen:
+                out[f"cells_{step}"], out[f"cells_{step}_stays_put"] = error[step - 1], put[step - 1]
+        return out
+
+
+def observe(d: Dynamics, h: Tensor, c: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Absorb one observed frame's cells [B,K] with the posterior's mean as latent."""
+    maps = kp.binary_maps(classes, d.config.height, d.config.width)
+    z, _ = d.posterior(h, d.posterior_maps(maps))
+    return d.step(h, c, d.encode_maps(maps), z)
+
+
+def rollout(d: Dynamics, observed: Tensor, steps: int) -> Tensor:
+    """Observe cells [B,T,K], then predict `steps` more with the prior's mean as latent: int64 [B,steps,K]."""
+    h, c = d.initial_state(len(observed), next(d.parameters()))
+    for i in range(observed.shape[1]):
+        h, c = observe(d, h, c, observed[:, i])
+    out = []
+    for _ in range(steps):
+        z, _ = d.prior(h)
+        classes = d.logits(h, z).argmax(dim=-1)
+        maps = kp.binary_maps(classes, d.config.height, d.config.width)
+        h, c = d.step(h, c, d.encode_maps(maps), z)
+        out.append(classes)
+    return torch.stack(out, dim=1)

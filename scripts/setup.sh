@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Set up .venv/ and install/ in the checkout: `scripts/setup.sh demo` or `scripts/setup.sh test`.
+#
+# Uses a sourced ROS 2 where there is one, else ROS 2 as wheels from PyPI. Every step is skipped while what it depends
+# on has not changed, so a second run takes seconds.
+set -euo pipefail
+
+profile="${1:-demo}"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+python="${PYTHON:-python3}"
+venv="$root/.venv"
+
+say() { printf '[setup] %s\n' "$*"; }
+die() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
+hash_of() { sha256sum | cut -c1-16; }
+
+as_root() { # run a command as root if that needs no password; fails otherwise
+  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo -n "$@"; else return 1; fi
+}
+apt_install() { # apt_install <packages...>
+  command -v apt-get >/dev/null || return 1
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 && return 0
+  as_root apt-get update -q >/dev/null 2>&1 || return 1
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1
+}
+
+case "$profile" in demo | test) ;; *) die "profile '$profile': use demo or test" ;; esac
+command -v "$python" >/dev/null || die "$python not found: install Python 3.10 or newer, or name one: make PYTHON=python3.12 ..."
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+  || die "$("$python" --version) is too old: Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ..."
+
+# ---- ROS 2: sourced, or wheels
+requirements=("requirements/$profile.txt")
+venv_options=()
+if [ -n "${AMENT_PREFIX_PATH:-}" ] && [ -n "${ROS_DISTRO:-}" ] && "$python" -c 'import rclpy' 2>/dev/null; then
+  ros="sourced ROS 2 $ROS_DISTRO"
+  venv_options=(--system-site-packages)
+else
+  [ "$(uname -m)" = x86_64 ] || die "no ROS 2 is sourced and its wheels exist for x86-64 alone: source a ROS 2 first"
+  ros="ROS 2 as wheels"
+  requirements+=("requirements/ros.txt")
+fi
+say "$ros; $("$python" --version); profile $profile"
+
+# ---- virtual environment
+if [ ! -x "$venv/bin/python" ]; then
+  say "creating .venv"
+  if ! "$python" -m venv "${venv_options[@]}" "$venv" 2>/dev/null; then
+    rm -rf "$venv"
+    say "this Python has no venv module: installing python3-venv"
+    apt_install "python3-venv" && "$python" -m venv "${venv_options[@]}" "$venv" \
+      || die "cannot create a virtual environment; run: sudo apt-get install python3-venv"
+  fi
+fi
+python="$venv/bin/python"
+
+constraints=(-c requirements/constraints.txt)
+if [ "${#venv_options[@]}" -gt 0 ] && "$python" -c 'import sys, numpy; sys.exit(int(numpy.__version__.split(".")[0]) > 1)' 2>/dev/null; then
+  # NumPy 2 beside an apt ROS built for NumPy 1 breaks its cv_bridge.
+  printf 'numpy<2\n' >"$venv/numpy_of_ros.txt"
+  constraints+=(-c "$venv/numpy_of_ros.txt")
+fi
+wanted="$(cat requirements/*.txt "$venv/pyvenv.cfg" | hash_of)"
+stamp="$venv/gridkp-packages-$profile"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  say "installing Python packages (minutes the first time)"
+  options=()
+  for file in "${requirements[@]}"; do options+=(-r "$file"); done
+  "$python" -m pip install --quiet --disable-pip-version-check "${constraints[@]}" "${options[@]}"
+  command -v colcon >/dev/null || [ -x "$venv/bin/colcon" ] || "$python" -m pip install --quiet colcon-common-extensions
+  command -v cmake >/dev/null || [ -x "$venv/bin/cmake" ] || "$python" -m pip install --quiet cmake
+  [ "$ros" != "ROS 2 as wheels" ] || "$python" scripts/fix_wheel_cmake.py | sed 's/^/[setup] /'
+  printf '%s' "$wanted" >"$stamp"
+fi
+
+# ---- build and install
+command -v c++ >/dev/null || command -v g++ >/dev/null || die "no C++ compiler: run sudo apt-get install g++ make"
+header="$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"] + "/Python.h")')"
+if [ ! -f "$header" ]; then
+  say "$header is missing: installing python3-dev"
+  apt_install python3-dev || true
+  [ -f "$header" ] || die "$header is missing; run: sudo apt-get install python3-dev"
+fi
+wanted="$({
+  cat CMakeLists.txt package.xml scripts/starter.py.in msg/* srv/* "$venv/pyvenv.cfg"
+  find gridkp_ros launch config models examples -type f ! -path '*__pycache__*' | LC_ALL=C sort
+} | hash_of)"
+stamp="install/.gridkp-built"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  say "building messages and installing the package into install/"
+  mkdir -p log
+  (
+    set +u
+    source scripts/env.sh
+    colcon build --symlink-install --packages-select gridkp_ros --event-handlers console_direct- \
+      --cmake-args -DPython3_EXECUTABLE="$python" -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release
+  ) >log/setup_build.txt 2>&1 || { tail -40 log/setup_build.txt >&2; die "colcon build failed; all of its output: log/setup_build.txt"; }
+  printf '%s' "$wanted" >"$stamp"
+fi
+
+# ---- an off-screen GL library for the simulator's pictures
+has_gl() { "$python" -c 'import ctypes.util, sys; sys.exit(not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))))'; }
+if ! has_gl; then
+  say "no off-screen GL library: installing libosmesa6"
+  apt_install libosmesa6 || true
+  if ! has_gl; then
+    say "could not install it. For freshly rendered scenes run:  sudo apt-get install libosmesa6"
+    say "Until then the simulated endoscope plays the clip that ships with the package."
+  fi
+fi
+say "ready"

@@ -1,0 +1,18 @@
+"""Shared fixtures, and the support modules on the path (`from support.tiny_bundle import write_tiny_bundle`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small real bundle (see support/tiny_bundle.py), made once; do not change it."""
+    from support.tiny_bundle import write_tiny_bundle
+
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
