@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Recording:
 
 
 def nearest_at_period(stamps_ns: Sequence[int], period_s: float) -> np.ndarray:
-    """Return the index of the frame nearest in time to each tick of `period_s`, int64, from the first to the last stamp.
+    """Return the index, int64, of the frame nearest in time to each tick of `period_s`, from first to last stamp.
 
     A slower camera's frames are repeated, a faster one's skipped; training data has no clock to keep up with, so
     unlike the online stream every tick gets its nearest frame.
@@ -46,7 +47,7 @@ def split_at_gaps(stamps_ns: Sequence[int], max_gap_s: float) -> list[slice]:
     """Return the stretches of a recording without a gap longer than `max_gap_s`, so that no clip spans one."""
     gaps = np.flatnonzero(np.diff(np.asarray(stamps_ns, dtype=np.int64)) > max_gap_s * 1e9) + 1
     edges = [0, *gaps.tolist(), len(stamps_ns)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    return [slice(a, b) for a, b in pairwise(edges) if b > a]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Augmentation:
     """Photometric changes drawn once for each clip, so that they never look like motion.
 
     gain: largest factor on brightness (1.3 draws from 1/1.3 to 1.3); color: the same for each channel by itself;
-    offset: largest grey levels added; noise: largest standard deviation of pixel noise, grey levels; flip: mirror left-right with probability 1/2 (named points are then not used, since a
-    mirrored left instrument is no right one).
+    offset: largest grey levels added; noise: largest standard deviation of pixel noise, grey levels; flip: mirror
+    left-right with probability 1/2 (named points are then not used, since a mirrored left instrument is no right one).
     """
 
     gain: float = 1.0

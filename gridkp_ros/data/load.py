@@ -10,7 +10,6 @@ from gridkp_ros.data.clips import Recording, nearest_at_period, split_at_gaps
 from gridkp_ros.data.sources import DataError, natural_key, open_source
 from gridkp_ros.geometry import InputSpec, Placement
 
-
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv"})
 
 

@@ -68,7 +68,9 @@ def simulator_recordings(
     import json
 
     seeds = list(seeds)
-    config = replace(config or SimConfig(width=128, height=96), rate_hz=1 / period_s, duration_s=duration_s, stereo=False)
+    config = replace(
+        config or SimConfig(width=128, height=96), rate_hz=1 / period_s, duration_s=duration_s, stereo=False
+    )
     key = json.dumps([SIM_VERSION, asdict(config), spec.to_dict()], sort_keys=True, default=str)
     folder = cache_root() / "recordings" / hashlib.sha256(key.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

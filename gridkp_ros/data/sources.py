@@ -32,6 +32,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 BAG_SUFFIXES = frozenset({".mcap", ".db3", ".bag"})
 IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
 _LOGGED_UNREADABLE = 5  # sentences per recording; the count goes on
+_FAILED_GRABS = 100  # in a row, before a video that should go on is taken to have ended: OpenCV needs one a bad packet
+_SAME_TIME_NS = 500_000  # presentation times nearer than this are one time, up to rounding
+_COUNTING_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi"})  # containers that store their number of frames
 
 
 class DataError(ValueError):
@@ -131,7 +134,7 @@ class VideoSource(FrameSource):
         try:
             stamps: list[int] = []
             index = -1
-            while capture.grab():
+            while self._grab(capture, index + 1):
                 index += 1
                 ok, image = capture.retrieve()
                 if not ok or image is None:
@@ -146,40 +149,48 @@ class VideoSource(FrameSource):
             raise DataError(f"{self.path}: the video opens, but not one frame of it can be decoded")
         self._report_missing(np.array(stamps, dtype=np.int64))
 
+    def _grab(self, capture: cv2.VideoCapture, frames: int) -> bool:
+        """Advance to the next frame; a damaged stretch is passed over as long as frames are still expected."""
+        if capture.grab():
+            return True
+        expected = self.length is not None and frames < self.length
+        return expected and any(capture.grab() for _ in range(_FAILED_GRABS))
+
     def _stamp_ns(self, index: int, position_ms: float, stamps: list[int]) -> int:
         if self._forced_rate_hz:
             return round(index / self._forced_rate_hz * 1e9)
         stamp_ns = round(position_ms * 1e6) if np.isfinite(position_ms) else -1
-        if not stamps or stamp_ns > stamps[-1]:
+        if not stamps or stamp_ns > stamps[-1] + _SAME_TIME_NS:
             return max(stamp_ns, 0)
-        if self._declared_fps is None:
+        if self._declared_fps is None and len(stamps) < 2:
             raise DataError(
                 f"{self.path}: the presentation times do not increase (frame {index}) and no frame rate is declared: "
                 "give the rate in Hz"
             )
+        interval_s = 1.0 / self._declared_fps if self._declared_fps else float(np.median(np.diff(stamps))) * 1e-9
         if not self.notes:
             self._note(
                 f"presentation times are missing or do not increase (frame {index}): such frames are taken to follow "
-                f"their predecessor by 1/{self._declared_fps:g} s"
+                f"their predecessor by {interval_s:.4g} s"
             )
-        return stamps[-1] + round(1e9 / self._declared_fps)
+        return stamps[-1] + round(interval_s * 1e9)
 
     def _report_missing(self, stamps: np.ndarray) -> None:
         """Count frames the container declares and the decoder never gave."""
         missing = (self.length or 0) - len(stamps) - self.unreadable
         if missing <= 0 or self._declared_fps is None or self._forced_rate_hz:
             return
-        # A container without a frame count has it estimated as duration times rate, which is wrong where the rate
-        # varies. It is believed if the file ends before the duration it declares, or if every gap is whole frames.
+        # Without a stored count OpenCV estimates it as duration times rate, which is wrong where the rate varies or
+        # the camera lost frames. It is believed if the file ends before the duration it declares, or if the container
+        # does store it and its frames come at a constant rate.
         step_ns = 1e9 / self._declared_fps
         intervals = np.diff(stamps) / step_ns
         ends_early = stamps[-1] + 2 * step_ns < self.length * step_ns
-        whole_frames = len(intervals) > 0 and bool(np.all(np.abs(intervals - np.rint(intervals)) < 0.1))
-        if ends_early or whole_frames:
+        whole_frames = bool(np.all(np.abs(intervals - np.rint(intervals)) < 0.1))
+        counted = self.path.suffix.lower() in _COUNTING_SUFFIXES and whole_frames
+        if ends_early or counted:
             self.unreadable += missing
-            log.warning(
-                "%s: %d of the %d frames it declares cannot be read", self.name, self.unreadable, self.length
-            )
+            log.warning("%s: %d of the %d frames it declares cannot be read", self.name, self.unreadable, self.length)
 
 
 class ImageFolderSource(FrameSource):
@@ -234,9 +245,7 @@ class BagSource(FrameSource):
         if self.path.is_dir() and not (self.path / "metadata.yaml").exists():
             files = _bag_files(self.path)
         try:
-            readers = [
-                rosbag1.Reader(file) if file.suffix == ".bag" else rosbag2.Reader(file) for file in files
-            ]
+            readers = [rosbag1.Reader(file) if file.suffix == ".bag" else rosbag2.Reader(file) for file in files]
             for reader in readers:
                 stack.enter_context(reader)
         except Exception as error:  # storage plug-ins raise their own classes: sqlite3, struct, zstd, ReaderError
@@ -287,7 +296,8 @@ class BagSource(FrameSource):
                 count += 1
         except Exception as error:
             raise DataError(
-                f"{self.path}: the bag is damaged after {count} messages of {self.topic}: {error or type(error).__name__}"
+                f"{self.path}: the bag is damaged after {count} messages of {self.topic}: "
+                f"{error or type(error).__name__}"
             ) from error
 
     def _stamp_ns(self, message: Any, received_ns: int) -> int:

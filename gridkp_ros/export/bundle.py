@@ -26,7 +26,7 @@ MAX_STEPS_PER_CALL = 60
 
 
 class ExportError(Exception):
-    """A bundle cannot be written, or its graphs do not agree with the network; the message says which and by how much."""
+    """A bundle cannot be written, or its graphs and the network disagree; the message says which and by how much."""
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -56,7 +56,9 @@ def require_same_cells(what: str, got: Tensor, logits: Tensor, width: int) -> No
     clear = best.values[..., 0] - best.values[..., 1] > LOGIT_TOLERANCE
     wrong = (kp.classes_to_pixels(best.indices[..., 0], width) != got).any(dim=-1) & clear
     if wrong.any():
-        raise ExportError(f"{what}: {int(wrong.sum())} of {wrong.numel()} predicted cells differ; the bundle was not written")
+        raise ExportError(
+            f"{what}: {int(wrong.sum())} of {wrong.numel()} predicted cells differ; the bundle was not written"
+        )
 
 
 @torch.no_grad()
@@ -73,7 +75,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     images = torch.cat((frames, noise_frames))
     n = len(images)
     latent = (1, *config.latent_size)
-    state_shape = (config.hidden, *config.latent_size)
+    shapes = dynamics.state_shapes
 
     def free(names: tuple[str, ...]) -> dict[str, dict[int, str]]:
         return {name: {0: "B"} for name in names}
@@ -91,32 +93,30 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
         raise ExportError("detect: keypoints differ between ONNX Runtime and PyTorch; the bundle was not written")
 
     # States that occur (after the frames) and states that do not (random): both must agree.
-    h = torch.randn(n, *state_shape, generator=draw).tanh()
-    c = torch.randn(n, *state_shape, generator=draw)
+    zero = tuple(torch.zeros(n, *shape) for shape in shapes.values())
+    random = tuple(torch.randn(n, *shape, generator=draw).tanh() for shape in shapes.values())
     noise = torch.randn(n, *latent, generator=draw)
     update_module = graphs.Update(dynamics)
-    update = to_onnx(update_module, [h[:2], c[:2], pose[:2], noise[:2]], free(update_module.inputs))
-    for what, hh, cc in (("zero", h * 0, c * 0), ("random", h, c)):
-        got = run(update, h=hh, c=cc, pose=pose, noise=noise)
-        real_h, real_c = update_module(hh, cc, pose, noise)
-        require_close(f"update: h from {what} states", got["h_out"], real_h, LOGIT_TOLERANCE)
-        require_close(f"update: c from {what} states", got["c_out"], real_c, LOGIT_TOLERANCE)
-        if what == "zero":
-            seen = (real_h, real_c)
+    update = to_onnx(update_module, [*(s[:2] for s in random), pose[:2], noise[:2]], free(update_module.inputs))
+    seen = update_module(*update_module(*zero, pose, noise * 0), pose, noise)
+    for what, state in (("zero", zero), ("random", random), ("observed", seen)):
+        got = run(update, **dict(zip(update_module.inputs, (*state, pose, noise), strict=True)))
+        for name, value in zip(update_module.outputs, update_module(*state, pose, noise), strict=True):
+            require_close(f"update: {name} from {what} states", got[name], value, LOGIT_TOLERANCE)
 
     step_module = graphs.ForecastStep(dynamics)
-    step = to_onnx(step_module, [h[:2], c[:2], noise[:2]], free(step_module.inputs))
-    for what, (hh, cc) in (("random", (h, c)), ("observed", seen)):
-        got = run(step, h=hh, c=cc, noise=noise)
-        expected = dict(zip(step_module.outputs, step_module(hh, cc, noise), strict=True))
+    step = to_onnx(step_module, [*(s[:2] for s in random), noise[:2]], free(step_module.inputs))
+    for what, state in (("random", random), ("observed", seen)):
+        got = run(step, **dict(zip(step_module.inputs, (*state, noise), strict=True)))
+        expected = dict(zip(step_module.outputs, step_module(*state, noise), strict=True))
         require_close(f"forecast: logits from {what} states", got["logits"], expected["logits"], LOGIT_TOLERANCE)
         require_same_cells(f"forecast: cells from {what} states", got["pose"], expected["logits"], config.width)
-        require_close(f"forecast: confidence from {what} states", got["confidence"], expected["confidence"], LOGIT_TOLERANCE)
+        require_close(
+            f"forecast: confidence from {what} states", got["confidence"], expected["confidence"], LOGIT_TOLERANCE
+        )
     k = config.num_keypoints
-    forecast = scan_over_steps(
-        step, {"h": state_shape, "c": state_shape}, latent, {"pose": (k, 2), "spread": (k, 3), "confidence": (k,)}
-    )
-    prove_scan(forecast, step, seen, latent, draw)
+    forecast = scan_over_steps(step, shapes, latent, {"pose": (k, 2), "spread": (k, 3), "confidence": (k,)})
+    prove_scan(forecast, step, dict(zip(shapes, seen, strict=True)), latent, draw)
 
     encode_module, render_module = graphs.Encode(vision), graphs.Render(vision)
     encode = to_onnx(encode_module, [images[:2], pose[:2]], free(encode_module.inputs))
@@ -132,19 +132,21 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     return {"detect": detect, "update": update, "forecast": forecast, "encode": encode, "render": render}
 
 
-def prove_scan(forecast: onnx.ModelProto, step: onnx.ModelProto, seen, latent, draw: torch.Generator) -> None:
+def prove_scan(
+    forecast: onnx.ModelProto, step: onnx.ModelProto, state: dict[str, Tensor], latent, draw: torch.Generator
+) -> None:
     """The horizon in one graph must repeat its own single steps, sample by sample."""
-    samples, steps = 2, 4
-    b = min(3, len(seen[0]))
-    h, c = (x[:b].unsqueeze(1).repeat(1, samples, 1, 1, 1) for x in seen)
+    samples, steps, b = 2, 4, min(3, len(next(iter(state.values()))))
+    state = {k: v[:b].unsqueeze(1).repeat_interleave(samples, dim=1) for k, v in state.items()}  # [b, samples, ...]
     noise = torch.randn(b, samples, steps, *latent, generator=draw)
-    whole = run(forecast, h=h, c=c, noise=noise)
-    hh, cc = h.flatten(0, 1), c.flatten(0, 1)
+    whole = run(forecast, **state, noise=noise)
+    now = {k: v.flatten(0, 1) for k, v in state.items()}
     for t in range(steps):
-        one = run(step, h=hh, c=cc, noise=noise[:, :, t].flatten(0, 1).contiguous())
-        hh, cc = one["h_out"], one["c_out"]
+        one = run(step, **now, noise=noise[:, :, t].flatten(0, 1).contiguous())
+        now = {k: one[f"{k}_out"] for k in state}
         require_close(f"forecast: step {t + 1} of the horizon", whole["pose"][:, :, t].flatten(0, 1), one["pose"], 0.0)
-    require_close("forecast: state after the horizon", whole["h_out"].flatten(0, 1), hh, LOGIT_TOLERANCE)
+    for name, value in now.items():
+        require_close(f"forecast: {name} after the horizon", whole[f"{name}_out"].flatten(0, 1), value, LOGIT_TOLERANCE)
 
 
 def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
@@ -155,7 +157,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         p = checkpoint.probe
         probe = Probe(p.point_names, p.weight, p.bias, p.covariance)
     noise = TensorSpec("noise", (1, *model.latent_size))
-    state = (model.hidden, *model.latent_size)
+    shapes = checkpoint.model.dynamics.state_shapes
     return Manifest(
         name=config.name,
         family=FAMILY,
@@ -165,7 +167,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         grid_width=model.width,
         grid_height=model.height,
         period_s=config.data.period_s,
-        state=(TensorSpec("h", state), TensorSpec("c", state)),
+        state=tuple(TensorSpec(name, shape) for name, shape in shapes.items()),
         update_noise=noise,
         forecast_noise=noise,
         features=features_of(model),
@@ -179,7 +181,9 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
             "description": config.description,
             "training": checkpoint.record,
             "configuration": config.model_dump(mode="json"),
-            "probe_error_px": dict(zip(probe.point_names, checkpoint.probe.error_px.tolist(), strict=True)) if probe else {},
+            "probe_error_px": dict(zip(probe.point_names, checkpoint.probe.error_px.tolist(), strict=True))
+            if probe
+            else {},
         },
     )
 

@@ -17,6 +17,10 @@ def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
         f"- {s['kind']}: " + ", ".join(f"{k} {v}" for k, v in s.items() if k != "kind" and v is not None)
         for s in config.get("data", {}).get("train", [])
     )
+    stages = "\n".join(
+        f"| {n} | {c.get('steps', '?')} | {c.get('batch_clips', '?')} | {training.get(f'stage{n}_hours', 0):.2f} |"
+        for n, c in ((n, config.get(f"stage{n}", {})) for n in (1, 2))
+    )
     points = "\n".join(f"| {n} | {e:.2f} |" for n, e in p.get("probe_error_px", {}).items())
     probe = (
         "\n## Probe\nA linear map from the keypoints to named points, fitted on training recordings; mean distance in "
@@ -44,9 +48,12 @@ Not a medical device; not for diagnosis, treatment or unsupervised motion.
 ## Training
 {sources}
 
-{training.get("recordings", "?")} recordings, {training.get("frames", "?")} frames. Seed {training.get("seed", "?")}, stage 1
-{config.get("stage1", {}).get("steps", "?")} steps of {config.get("stage1", {}).get("batch_clips", "?")} clips
-({training.get("stage1_hours", 0):.2f} h), stage 2 {config.get("stage2", {}).get("steps", "?")} steps of
-{config.get("stage2", {}).get("batch_clips", "?")} clips ({training.get("stage2_hours", 0):.2f} h), on {training.get("machine", "?")}.
-Commit {training.get("commit", "?")}. The configuration is in manifest.json under provenance.
+{training.get("recordings", "?")} recordings, {training.get("frames", "?")} frames, seed {training.get("seed", "?")},
+on {training.get("machine", "?")}.
+
+| stage | steps | clips a step | hours |
+|---|---|---|---|
+{stages}
+
+Commit {training.get("commit", "?")}. The whole configuration is in manifest.json under provenance.
 {probe}{results}"""

@@ -46,40 +46,43 @@ class Detect(nn.Module):
 class Update(nn.Module):
     """State before a frame, its pose and posterior noise -> state after it (equations 7 and 9)."""
 
-    inputs, outputs = ("h", "c", "pose", "noise"), ("h_out", "c_out")
-
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
         self.dynamics = dynamics
+        self.inputs = (*dynamics.state_shapes, "pose", "noise")
+        self.outputs = tuple(f"{name}_out" for name in dynamics.state_shapes)
 
-    def forward(self, h: Tensor, c: Tensor, pose: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         d = self.dynamics
+        h, c, *tracks, pose, noise = inputs
         maps = pose_to_maps(pose, d.config)
         mean, std = d.posterior(h, d.posterior_maps(maps))
-        return d.step(h, c, d.encode_maps(maps), mean + std * noise)
+        h, c = d.step(h, c, d.encode_maps(maps), mean + std * noise)
+        return h, c, *d.advance_tracks(tuple(tracks), pose)
 
 
 class ForecastStep(nn.Module):
-    """One prior-only step: h, c, noise [N,1,h,w] -> h, c, pose [N,K,2], spread [N,K,3], confidence [N,K].
+    """One prior-only step: state, noise [N,1,h,w] -> state, pose [N,K,2], spread [N,K,3], confidence [N,K].
 
     The logits [N,K,H*W] come out too, for the proof that graph and network agree; the horizon's graph drops them.
     """
-
-    inputs, outputs = ("h", "c", "noise"), ("h_out", "c_out", "pose", "spread", "confidence", "logits")
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
         self.dynamics = dynamics
         c = dynamics.config
+        self.inputs = (*dynamics.state_shapes, "noise")
+        self.outputs = (*(f"{name}_out" for name in dynamics.state_shapes), "pose", "spread", "confidence", "logits")
         y, x = torch.meshgrid(torch.arange(c.height).float(), torch.arange(c.width).float(), indexing="ij")
         self.register_buffer("x", x.flatten(), persistent=False)
         self.register_buffer("y", y.flatten(), persistent=False)
 
-    def forward(self, h: Tensor, c: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         d = self.dynamics
+        h, c, *tracks, noise = inputs
         mean, std = d.prior(h)
         z = mean + std * noise
-        logits = d.logits(h, z)  # [N, K, H*W]
+        logits = d.logits(h, z) + d.prior_logits(tuple(tracks))  # [N, K, H*W]
         classes = logits.argmax(dim=-1)
         row = torch.div(classes, d.config.width, rounding_mode="floor")
         pose = torch.stack((classes - row * d.config.width, row), dim=-1).float()
@@ -87,9 +90,9 @@ class ForecastStep(nn.Module):
         p = logits.softmax(dim=-1)
         spread = torch.stack([(p * a * b).sum(dim=-1) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
         near = (dx * dx + dy * dy <= CONFIDENT_RADIUS**2).float()
-        maps = classes_to_maps(classes, d.config)
-        h, c = d.step(h, c, d.encode_maps(maps), z)
-        return h, c, pose, spread, (p * near).sum(dim=-1), logits
+        h, c = d.step(h, c, d.encode_maps(classes_to_maps(classes, d.config)), z)
+        tracks = d.advance_tracks(tuple(tracks), pose)
+        return h, c, *tracks, pose, spread, (p * near).sum(dim=-1), logits
 
 
 class Encode(nn.Module):
@@ -115,7 +118,9 @@ class Render(nn.Module):
         super().__init__()
         self.vision = vision
 
-    def forward(self, h1: Tensor, h2: Tensor, h3: Tensor, reference: Tensor, reference_pose: Tensor, pose: Tensor) -> Tensor:
+    def forward(
+        self, h1: Tensor, h2: Tensor, h3: Tensor, reference: Tensor, reference_pose: Tensor, pose: Tensor
+    ) -> Tensor:
         config = self.vision.config
         b, n = pose.shape[:2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,14 @@ def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, 
     """Export a module that names its `inputs` and `outputs`; dynamic: for each input, its free dimensions by name."""
     names = list(module.inputs)
     shapes = tuple({d: torch.export.Dim(n) for d, n in dynamic.get(name, {}).items()} for name in names)
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
     program = torch.onnx.export(
         module.eval(),
         tuple(example),
         dynamo=True,
         input_names=names,
         output_names=list(module.outputs),
-        dynamic_shapes=shapes,
+        dynamic_shapes=(shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes,
         opset_version=OPSET,
         optimize=True,
         verbose=False,
@@ -43,7 +45,10 @@ def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, 
 
 
 def scan_over_steps(
-    step: onnx.ModelProto, state: Mapping[str, Sequence[int]], noise: Sequence[int], outputs: Mapping[str, Sequence[int]]
+    step: onnx.ModelProto,
+    state: Mapping[str, Sequence[int]],
+    noise: Sequence[int],
+    outputs: Mapping[str, Sequence[int]],
 ) -> onnx.ModelProto:
     """Build `forecast` from the graph of one step: state [B,S,...] and noise [B,S,T,...] -> outputs [B,S,T,...], state.
 
@@ -80,7 +85,9 @@ def scan_over_steps(
     time_first = [1, 0, *range(2, 2 + len(noise))]
     node("Transpose", ["noise_flat"], "noise_steps", perm=time_first)
     scan_outputs = [f"{name}_last" for name in state] + [f"{name}_steps" for name in outputs]
-    nodes.append(helper.make_node("Scan", [*folded, "noise_steps"], scan_outputs, name="horizon", body=body, num_scan_inputs=1))
+    nodes.append(
+        helper.make_node("Scan", [*folded, "noise_steps"], scan_outputs, name="horizon", body=body, num_scan_inputs=1)
+    )
     for name, shape in state.items():
         node("Concat", ["lead_bs", constant(f"{name}_item", shape)], f"{name}_shape", axis=0)
         node("Reshape", [f"{name}_last", f"{name}_shape"], f"{name}_out")
@@ -102,6 +109,3 @@ def scan_over_steps(
     model = helper.make_model(graph, opset_imports=list(step.opset_import), ir_version=step.ir_version)
     onnx.checker.check_model(model)
     return model
-
-
-

@@ -8,6 +8,7 @@ With 64 x 64 grey frames, K = 12 and hidden width 64 the two have the 2,001,973 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ class GridKeypointConfig:
     synthesiser is shown beside the appearance features: "difference" (G_t - G_ref, the published code) or "both"
     (G_t and G_ref, as the paper words it; K more input channels). coordinates: "sigmoid" (the paper's expectation
     over the sigmoid heatmap) or "softmax" (over a spatial softmax of the same logits: the background does not pull
-    keypoints to the centre of the image while the heatmaps are still flat).
+    keypoints to the centre of the image while the heatmaps are still flat). motion_prior: add `MotionPrior` to the
+    decoder's logits (not in the paper; 6 parameters for each keypoint).
     """
 
     channels: int = 3
@@ -42,6 +44,7 @@ class GridKeypointConfig:
     sigma: float = 1.5
     maps: str = "difference"
     coordinates: str = "sigmoid"
+    motion_prior: bool = False
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -79,7 +82,7 @@ def conv3(inputs: int, outputs: int, norm: bool = False) -> nn.Sequential:
 def stack3(inputs: int, *widths: int, norm: bool = False) -> nn.Sequential:
     """Consecutive `conv3` layers of the given output widths."""
     channels = (inputs, *widths)
-    return nn.Sequential(*(conv3(a, b, norm) for a, b in zip(channels[:-1], channels[1:], strict=True)))
+    return nn.Sequential(*(conv3(a, b, norm) for a, b in pairwise(channels)))
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -175,10 +178,69 @@ class GaussianHead(nn.Module):
         return self.mean(x), F.softplus(self.std(x)) + 1e-4
 
 
+class MotionPrior(nn.Module):
+    """Where each keypoint would go by its own momentum, as a log-density over cells to add to the decoder's logits.
+
+    An alpha-beta filter with damping follows each keypoint in fractions of a cell, which a binary map cannot hold:
+
+        x' = x + g v,   r = cell - x',   x <- x' + a r,   v <- g v + b r
+
+    The density at the next step is a mixture of two Gaussians around x' and a small uniform part, so that the network
+    can always overrule it. Gains, damping, widths and weights are learned, for each keypoint by itself.
+
+    State: track [N,K,5]: x, y, velocity in x and y (cells a step), and 1 once a cell has been seen (else 0).
+    """
+
+    JUMP = 8.0  # cells: a keypoint that leaps farther is somewhere else, and its old velocity means nothing
+    UNIFORM = 1e-3  # probability that the next cell is any cell at all
+
+    def __init__(self, config: GridKeypointConfig) -> None:
+        super().__init__()
+        k = config.num_keypoints
+        self.size = (config.height, config.width)
+        self.position_gain = nn.Parameter(torch.full((k,), 0.5))  # a = sigmoid(.)
+        self.velocity_gain = nn.Parameter(torch.full((k,), -1.0))  # b = sigmoid(.)
+        self.damping = nn.Parameter(torch.full((k,), 2.5))  # g = sigmoid(.)
+        self.log_width = nn.Parameter(torch.tensor([[-0.4, 1.0]]).repeat(k, 1))  # [K,2] log cells
+        self.mixture = nn.Parameter(torch.full((k,), 1.0))  # log-odds of the narrow one
+
+    def predict(self, track: Tensor) -> Tensor:
+        """The expected next positions [N,K,2] in cells."""
+        return track[..., 0:2] + self.damping.sigmoid().unsqueeze(-1) * track[..., 2:4]
+
+    def advance(self, track: Tensor, pixels: Tensor) -> Tensor:
+        """Absorb the cells [N,K,2] that came next; returns the new track [N,K,5]."""
+        ahead = self.predict(track)
+        residual = pixels - ahead
+        a, b, g = (p.sigmoid().unsqueeze(-1) for p in (self.position_gain, self.velocity_gain, self.damping))
+        seen = track[..., 4:5]
+        follows = seen * (residual.square().sum(dim=-1, keepdim=True) <= self.JUMP**2).to(seen.dtype)
+        x = follows * (ahead + a * residual) + (1 - follows) * pixels
+        v = follows * (g * track[..., 2:4] + b * residual)
+        return torch.cat((x, v, torch.ones_like(seen)), dim=-1)
+
+    def forward(self, track: Tensor) -> Tensor:
+        """Log-density over cells [N,K,H*W], up to a constant; zero for keypoints never seen."""
+        height, width = self.size
+        ahead = self.predict(track)
+        x = torch.arange(width, device=track.device, dtype=track.dtype)
+        y = torch.arange(height, device=track.device, dtype=track.dtype)
+        dx2, dy2 = (x - ahead[..., 0:1]) ** 2, (y - ahead[..., 1:2]) ** 2  # [N, K, W], [N, K, H]
+        weights = torch.stack((self.mixture.sigmoid(), (-self.mixture).sigmoid()))  # [2, K]
+        density = self.UNIFORM / (height * width)
+        for weight, log_width in zip(weights, self.log_width.unbind(dim=1), strict=True):
+            precision = (-2 * log_width).exp().unsqueeze(-1)
+            along_x = torch.exp(-0.5 * precision * dx2)  # a Gaussian is the product of its profiles
+            along_y = torch.exp(-0.5 * precision * dy2) * (weight.unsqueeze(-1) * precision / (2 * torch.pi))
+            density = density + along_y.unsqueeze(-1) * along_x.unsqueeze(-2)
+        return (density.log() * track[..., 4].unsqueeze(-1).unsqueeze(-1)).flatten(2)
+
+
 class Dynamics(nn.Module):
     """The convLSTM VRNN over binary maps (paper, equations 6 to 9).
 
-    State: h and c, each [N, hidden, H/4, W/4], zeros at the start. Latent: [N, 1, H/4, W/4].
+    State: h and c, each [N, hidden, H/4, W/4], and with a motion prior its track [N,K,5]; zeros at the start.
+    Latent: [N, 1, H/4, W/4].
     """
 
     def __init__(self, config: GridKeypointConfig) -> None:
@@ -196,10 +258,19 @@ class Dynamics(nn.Module):
         self.dec = nn.ModuleList((conv3(n + 1, n), conv3(n, n // 2), conv3(n // 2, n // 4)))
         self.to_logits = nn.Conv2d(n // 4, k, 1)
         init_weights(self)
+        self.motion_prior = MotionPrior(config) if config.motion_prior else None
+        if self.motion_prior is not None:
+            nn.init.zeros_(self.to_logits.weight)  # momentum alone is the start; the network learns what it misses
 
-    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        zeros = torch.zeros(batch, self.config.hidden, *self.config.latent_size, device=like.device)
-        return zeros, zeros
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape, without the batch, of each state tensor."""
+        hidden = (self.config.hidden, *self.config.latent_size)
+        track = {"track": (self.config.num_keypoints, 5)} if self.motion_prior is not None else {}
+        return {"h": hidden, "c": hidden, **track}
+
+    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(batch, *shape, device=like.device) for shape in self.state_shapes.values())
 
     def encode_maps(self, maps: Tensor) -> Tensor:
         """phi_enc of equation 9: binary maps [N,K,H,W] -> [N,hidden,H/4,W/4]. Needs no state: time folds into N."""
@@ -219,8 +290,16 @@ class Dynamics(nn.Module):
         """Equation 6."""
         return self.prior_head(self.prior_conv(h))
 
+    def prior_logits(self, tracks: tuple[Tensor, ...]) -> Tensor | float:
+        """What the motion prior adds to the logits, [N,K,H*W]; tracks: the state after h and c, empty without one."""
+        return self.motion_prior(tracks[0]) if self.motion_prior is not None else 0.0
+
+    def advance_tracks(self, tracks: tuple[Tensor, ...], pixels: Tensor) -> tuple[Tensor, ...]:
+        """The motion prior's state after cells [N,K,2]; empty without a motion prior."""
+        return (self.motion_prior.advance(tracks[0], pixels),) if self.motion_prior is not None else ()
+
     def logits(self, h: Tensor, z: Tensor) -> Tensor:
-        """Equation 8: unnormalised log-probability of each cell, [N,K,H*W]."""
+        """Equation 8: unnormalised log-probability of each cell, [N,K,H*W], before the motion prior's part."""
         a, b, c = self.dec
         x = c(upsample(b(upsample(a(torch.cat((h, z), dim=1))))))
         return self.to_logits(x).flatten(2)
@@ -230,7 +309,7 @@ class Dynamics(nn.Module):
         return self.gate(self.lstm(torch.cat((encoded, z, h), dim=1)), c)
 
     def encoded_gates(self, encoded: Tensor) -> Tensor:
-        """The encoded maps' share of the gates' pre-activations: linear, so training computes it for all times at once."""
+        """The encoded maps' share of the gates before activation: linear, so training computes all times at once."""
         n = self.config.hidden
         return F.conv2d(encoded, self.lstm.weight[:, :n], padding=1)
 

@@ -73,7 +73,9 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     except FileNotFoundError as error:
         raise TrainingError(f"{path} is missing: give the folder of a checkpoint or of a bundle") from error
     except RuntimeError as error:
-        raise TrainingError(f"{path} does not fit the configured model (channels, keypoints, widths?): {error}") from error
+        raise TrainingError(
+            f"{path} does not fit the configured model (channels, keypoints, widths?): {error}"
+        ) from error
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

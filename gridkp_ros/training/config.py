@@ -34,7 +34,7 @@ class SimulatorSource(Strict):
 
 
 class FootageSource(Strict):
-    """Video files, frame folders or rosbags: a path, or a folder in which every video, bag or folder of frames counts."""
+    """A video, rosbag or folder of frames, or a folder in which each of these counts."""
 
     kind: Literal["footage"]
     path: Path
@@ -111,6 +111,10 @@ class Stage2Config(OptimiserConfig):
 
     best_of: latents drawn for each step, of which the best is trained (10 in the published code; not in the paper).
     beta: weight of the KL term: 0.05 is the published KTH script's, the paper prints 0.1.
+    free_running_weight: weight of the cross-entropy of the last `free_running_steps` frames of the clip when they are
+    predicted as at run time, from the model's own cells and the prior's mean latent (0: teacher forcing alone, the
+    paper). One-step likelihood says little about a second ahead: instruments that mostly rest are predicted best,
+    one step at a time, by staying put.
     kl_direction: "posterior_prior" is KL(q || p) as the paper has it; the published code has it the other way round.
     """
 
@@ -118,6 +122,8 @@ class Stage2Config(OptimiserConfig):
     best_of: PositiveInt = 10
     beta: float = Field(0.05, ge=0)
     kl_direction: Literal["posterior_prior", "prior_posterior"] = "posterior_prior"
+    free_running_weight: float = Field(0.0, ge=0)
+    free_running_steps: PositiveInt = 15
 
 
 class ModelConfig(Strict):
@@ -132,6 +138,7 @@ class ModelConfig(Strict):
     sigma: PositiveFloat = 1.5
     maps: Literal["difference", "both"] = "difference"
     coordinates: Literal["sigmoid", "softmax"] = "sigmoid"
+    motion_prior: bool = False
 
     def build(self) -> GridKeypointConfig:
         return GridKeypointConfig(**self.model_dump())
@@ -158,6 +165,11 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"stage1.frames_per_clip={self.stage1.frames_per_clip} must be below "
                 f"data.clip_length={self.data.clip_length}: one frame of each clip is the reference"
+            )
+        if self.stage2.free_running_weight and self.stage2.free_running_steps >= self.data.clip_length:
+            raise ValueError(
+                f"stage2.free_running_steps={self.stage2.free_running_steps} must be below "
+                f"data.clip_length={self.data.clip_length}: something has to be observed first"
             )
         return self
 

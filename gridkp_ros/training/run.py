@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
@@ -44,17 +44,28 @@ class CellClips(Dataset):
         return {"classes": self.cells[which][start : start + self.clips.clip_length].astype(np.int64)}
 
 
-class FromStep(Dataset):
-    """The items from `first` on: what a resumed run still has to see."""
+class StepLoader:
+    """Batches of a stage from step `first` on; batch i is always the same, so a resumed run sees what it would have.
 
-    def __init__(self, dataset: Dataset, first: int) -> None:
-        self.dataset, self.first = dataset, first
+    Lightning counts the batches before `first` as done; it asks a loader that can resume for a state, and this one
+    has none but the step.
+    """
+
+    def __init__(self, dataset: Dataset, batch: int, first: int, workers: int) -> None:
+        self.dataset, self.batch, self.first, self.workers = dataset, batch, first, workers
 
     def __len__(self) -> int:
-        return max(0, len(self.dataset) - self.first)
+        return len(self.dataset) // self.batch
 
-    def __getitem__(self, index: int):
-        return self.dataset[self.first + index]
+    def __iter__(self):
+        rest = Subset(self.dataset, range(self.first * self.batch, len(self.dataset)))
+        return iter(DataLoader(rest, self.batch, num_workers=self.workers))
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
 
 
 def load_sources(sources: Sequence[Source], config: TrainConfig, show: bool) -> tuple[list[Recording], list[float]]:
@@ -97,7 +108,9 @@ def _progress(what: str):
 
 
 @torch.no_grad()
-def detect_recordings(model: GridKeypointModel, recordings: Sequence[Recording], device: torch.device) -> list[np.ndarray]:
+def detect_recordings(
+    model: GridKeypointModel, recordings: Sequence[Recording], device: torch.device
+) -> list[np.ndarray]:
     """Return the detected cells, int64 [N,K], of each recording."""
     vision = model.vision.eval().to(device)
     found = []
@@ -114,7 +127,9 @@ def detect_recordings(model: GridKeypointModel, recordings: Sequence[Recording],
     return found
 
 
-def fit_stage(stage: Stage, train: Dataset, validation: Dataset, run: Path, name: str, config: TrainConfig, resume: bool):
+def fit_stage(
+    stage: Stage, train: Dataset, validation: Dataset, run: Path, name: str, config: TrainConfig, resume: bool
+):
     """Train one stage to its number of steps, resuming from its last Lightning checkpoint where there is one."""
     folder = run / name
     last = folder / "last.ckpt"
@@ -126,7 +141,9 @@ def fit_stage(stage: Stage, train: Dataset, validation: Dataset, run: Path, name
     elif last.is_file():
         raise TrainingError(f"{folder} holds an earlier run: continue it with --resume, or name another --out")
     every = config.checkpoint_every
-    checkpoints = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every, save_weights_only=False)
+    checkpoints = ModelCheckpoint(
+        folder, save_last=True, save_top_k=0, every_n_train_steps=every, save_weights_only=False
+    )
     interactive = os.isatty(2)
     trainer = lightning.Trainer(
         accelerator="auto",
@@ -139,12 +156,10 @@ def fit_stage(stage: Stage, train: Dataset, validation: Dataset, run: Path, name
         enable_model_summary=False,
         default_root_dir=run,
     )
-    loaders = [
-        DataLoader(data, batch_size=options.batch_clips, num_workers=config.data.workers)
-        for data in (FromStep(train, first * options.batch_clips), validation)
-    ]
     if first < options.steps:
-        trainer.fit(stage, loaders[0], loaders[1], ckpt_path=last if first else None, weights_only=True)
+        loader = StepLoader(train, options.batch_clips, first, config.data.workers)
+        check = DataLoader(validation, options.batch_clips, num_workers=config.data.workers)
+        trainer.fit(stage, loader, check, ckpt_path=last if first else None, weights_only=True)
         trainer.save_checkpoint(last)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
@@ -153,9 +168,15 @@ def git_commit() -> str:
     """Return the commit of the source tree, with "+changes" where it is not what ran; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -179,8 +200,14 @@ def train(
     config = load_config(config_path)
     run = Path(out or Path("runs") / config.name)
     run.mkdir(parents=True, exist_ok=True)
-    if resume and (run / "config.json").is_file() and (run / "config.json").read_text() != config.model_dump_json(indent=1):
-        raise TrainingError(f"{config_path} differs from the configuration of {run}: resume with the same, or name another --out")
+    if (
+        resume
+        and (run / "config.json").is_file()
+        and (run / "config.json").read_text() != config.model_dump_json(indent=1)
+    ):
+        raise TrainingError(
+            f"{config_path} differs from the configuration of {run}: resume with the same, or name another --out"
+        )
     (run / "config.json").write_text(config.model_dump_json(indent=1))
     lightning.seed_everything(config.seed, verbose=False)
     started = time.time()
@@ -188,7 +215,9 @@ def train(
     recordings, weights = load_sources(config.data.train, config, show=True)
     held_out, _ = load_sources(config.data.validation, config, show=True)
     frames = sum(map(len, recordings))
-    log.info("training on %d recordings, %d frames; validating on %d recordings", len(recordings), frames, len(held_out))
+    log.info(
+        "training on %d recordings, %d frames; validating on %d recordings", len(recordings), frames, len(held_out)
+    )
 
     model = GridKeypointModel(config.model.build())
     if from_bundle is not None:
@@ -208,14 +237,16 @@ def train(
             seed=2 * config.seed + 1000 * stage + training,
             augmentation=Augmentation(**config.data.augmentation.model_dump()) if training else None,
             num_points=num_points,
-            weights=[w for r, w in zip(source, weights, strict=False) if len(r) >= config.data.clip_length] if training else None,
+            weights=[w for r, w in zip(source, weights, strict=False) if len(r) >= config.data.clip_length]
+            if training
+            else None,
         )
 
     o1, o2 = config.stage1, config.stage2
     record = {}
     done = run / "stage1.safetensors"
     if resume and done.is_file():
-        load_weights(model, done)
+        load_weights(model.vision, done)
         record |= json.loads((run / "stage1.json").read_text())
     else:
         stage1 = DetectionStage(model.vision, o1, config.seed)
@@ -224,9 +255,12 @@ def train(
             stage1,
             clips(recordings, o1.steps, o1.batch_clips, 1, True),
             clips(held_out, 0, 0, 1, False),
-            run, "stage1", config, resume,
+            run,
+            "stage1",
+            config,
+            resume,
         )
-        save_weights(model, done)
+        save_weights(model.vision, done)
         record |= {"stage1": figures, "stage1_hours": (time.time() - stage1_start) / 3600}
         (run / "stage1.json").write_text(json.dumps(record))
 
@@ -242,8 +276,13 @@ def train(
     stage2 = DynamicsStage(model.dynamics, o2, config.seed)
     stage2_start = time.time()
     figures = fit_stage(
-        stage2, cell_clips(recordings, train_cells, True), cell_clips(held_out, held_cells, False),
-        run, "stage2", config, resume,
+        stage2,
+        cell_clips(recordings, train_cells, True),
+        cell_clips(held_out, held_cells, False),
+        run,
+        "stage2",
+        config,
+        resume,
     )
     record |= {"stage2": figures, "stage2_hours": (time.time() - stage2_start) / 3600}
 
@@ -275,4 +314,3 @@ def train(
 
     export(checkpoint, bundle or run / "bundle")
     return checkpoint
-

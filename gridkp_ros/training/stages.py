@@ -98,9 +98,7 @@ class DetectionStage(Stage):
 
         reference, targets = chosen[:, 0], chosen[:, 1:].flatten(0, 1)
         features = tuple(for_each_target(f) for f in vision.encode(reference))
-        drawn = vision.decode(
-            features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1)
-        )
+        drawn = vision.decode(features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1))
         values = {
             "reconstruction": losses.reconstruction(drawn, targets),
             "condensation": losses.condensation(logits.sigmoid(), o.condensation_channels),
@@ -142,21 +140,26 @@ class DynamicsStage(Stage):
             nn.ModuleList((d.prior_conv, d.prior_head)),
             nn.ModuleList((d.post_maps, d.post_conv, d.post_head)),
             nn.ModuleList((d.dec, d.to_logits)),
+            *([d.motion_prior] if d.motion_prior is not None else []),
         ]
 
     def losses(self, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """classes: true cells, int64 [B,T,K]."""
         o, d = self.options, self.dynamics
-        b, t, k = classes.shape
+        b, t, _ = classes.shape
         height, width = d.config.height, d.config.width
         maps = kp.binary_maps(classes.flatten(0, 1), height, width)  # [B*T, K, H, W]
         gates = d.encoded_gates(d.encode_maps(maps)).unflatten(0, (b, t))
         seen = d.posterior_maps(maps).unflatten(0, (b, t))
-        h, c = d.initial_state(b, maps)
+        h, c, *tracks = d.initial_state(b, maps)
+        momentum, momentum_states = self.momentum(tuple(tracks), kp.classes_to_pixels(classes, width))
         before, latents, q_mean, q_std = [], [], [], []
+        observed = t - o.free_running_steps
         for i in range(t):
+            if i == observed:
+                turning_point = h, c
             mean, std = d.posterior(h, seen[:, i])
-            z = self.best_latent(h, mean, std, classes[:, i], generator)
+            z = self.best_latent(h, mean, std, classes[:, i], generator, momentum[i])
             before.append(h)
             latents.append(z)
             q_mean.append(mean)
@@ -165,6 +168,8 @@ class DynamicsStage(Stage):
         # What needs no recurrence is done for all times at once: the decoder on the winners, and the prior.
         all_h = torch.stack(before, dim=1)  # [B, T, hidden, h, w]
         logits = d.logits(all_h.flatten(0, 1), torch.stack(latents, dim=1).flatten(0, 1))
+        if tracks:
+            logits = logits + torch.stack(momentum, dim=1).flatten(0, 1)
         later = [torch.stack(x, dim=1)[:, 1:].flatten(0, 1) for x in (q_mean, q_std)]
         q, p = (later[0], later[1]), d.prior(all_h[:, 1:].flatten(0, 1))
         values = {
@@ -172,9 +177,44 @@ class DynamicsStage(Stage):
             "kl": losses.gaussian_kl(q, p) if o.kl_direction == "posterior_prior" else losses.gaussian_kl(p, q),
         }
         values["loss"] = values["cross_entropy"] + o.beta * values["kl"]
+        if o.free_running_weight:
+            ahead = self.free_run((*turning_point, *momentum_states[observed]), o.free_running_steps)
+            values["free_running"] = losses.keypoint_cross_entropy(
+                ahead.flatten(0, 1), classes[:, observed:].flatten(0, 1)
+            )
+            values["loss"] = values["loss"] + o.free_running_weight * values["free_running"]
         return values
 
-    def best_latent(self, h: Tensor, mean: Tensor, std: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    def free_run(self, state: tuple[Tensor, ...], steps: int) -> Tensor:
+        """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], gradients through time."""
+        d = self.dynamics
+        out = []
+        for _ in range(steps):
+            h, _, *tracks = state
+            z, _ = d.prior(h)
+            logits = d.logits(h, z) + d.prior_logits(tuple(tracks))
+            state = observe(d, state, kp.classes_to_pixels(logits.argmax(dim=-1), d.config.width), z)
+            out.append(logits)
+        return torch.stack(out, dim=1)
+
+    def momentum(self, tracks: tuple[Tensor, ...], pixels: Tensor) -> tuple[list[Tensor | float], list]:
+        """What the motion prior adds to the logits of each of T frames of true cells [B,T,K,2], and its states before."""
+        added, states = [], []
+        for i in range(pixels.shape[1]):
+            states.append(tracks)
+            added.append(self.dynamics.prior_logits(tracks))
+            tracks = self.dynamics.advance_tracks(tracks, pixels[:, i])
+        return added, states
+
+    def best_latent(
+        self,
+        h: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        classes: Tensor,
+        generator: torch.Generator,
+        momentum: Tensor | float = 0.0,
+    ) -> Tensor:
         """Draw `best_of` latents and keep, for each clip, the one that explains its keypoints best."""
         n, b = self.options.best_of, len(h)
         eps = torch.randn(n, *mean.shape, generator=generator, device=mean.device)
@@ -182,14 +222,16 @@ class DynamicsStage(Stage):
         if n == 1:
             return z[0]
         with torch.no_grad():
-            logits = self.dynamics.logits(h.repeat(n, 1, 1, 1), z.flatten(0, 1))  # [n*B, K, cells]
-            target = classes.repeat(n, 1).unsqueeze(-1)
-            cost = (logits.logsumexp(dim=-1) - logits.gather(-1, target).squeeze(-1)).sum(dim=-1).view(n, b)
+            logits = self.dynamics.logits(h.repeat(n, 1, 1, 1), z.flatten(0, 1)).unflatten(0, (n, b)) + momentum
+            target = classes.expand(n, -1, -1).unsqueeze(-1)  # [n, B, K, 1] of [n, B, K, cells]
+            cost = (logits.logsumexp(dim=-1) - logits.gather(-1, target).squeeze(-1)).sum(dim=-1)
             best = cost.argmin(dim=0)
         return z[best, torch.arange(b, device=h.device)]
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        return self.report("train", self.losses(batch["classes"], self.generator(self.global_step)), len(batch["classes"]))
+        return self.report(
+            "train", self.losses(batch["classes"], self.generator(self.global_step)), len(batch["classes"])
+        )
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         classes = batch["classes"]
@@ -214,23 +256,25 @@ class DynamicsStage(Stage):
         return out
 
 
-def observe(d: Dynamics, h: Tensor, c: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Absorb one observed frame's cells [B,K] with the posterior's mean as latent."""
-    maps = kp.binary_maps(classes, d.config.height, d.config.width)
-    z, _ = d.posterior(h, d.posterior_maps(maps))
-    return d.step(h, c, d.encode_maps(maps), z)
+def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Absorb one frame's cells [B,K,2]; z: the latent, by default the posterior's mean."""
+    h, c, *tracks = state
+    maps = kp.binary_maps(kp.to_classes(pixels, d.config.height, d.config.width), d.config.height, d.config.width)
+    if z is None:
+        z, _ = d.posterior(h, d.posterior_maps(maps))
+    return (*d.step(h, c, d.encode_maps(maps), z), *d.advance_tracks(tuple(tracks), pixels))
 
 
 def rollout(d: Dynamics, observed: Tensor, steps: int) -> Tensor:
     """Observe cells [B,T,K], then predict `steps` more with the prior's mean as latent: int64 [B,steps,K]."""
-    h, c = d.initial_state(len(observed), next(d.parameters()))
+    state = d.initial_state(len(observed), next(d.parameters()))
     for i in range(observed.shape[1]):
-        h, c = observe(d, h, c, observed[:, i])
+        state = observe(d, state, kp.classes_to_pixels(observed[:, i], d.config.width))
     out = []
     for _ in range(steps):
+        h, _, *tracks = state
         z, _ = d.prior(h)
-        classes = d.logits(h, z).argmax(dim=-1)
-        maps = kp.binary_maps(classes, d.config.height, d.config.width)
-        h, c = d.step(h, c, d.encode_maps(maps), z)
+        classes = (d.logits(h, z) + d.prior_logits(tuple(tracks))).argmax(dim=-1)
+        state = observe(d, state, kp.classes_to_pixels(classes, d.config.width), z)
         out.append(classes)
     return torch.stack(out, dim=1)

@@ -1,0 +1,116 @@
+"""Losses against their published form, and that they do not change meaning with batch or clip length."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gridkp_ros.nets import keypoints as kp  # noqa: E402
+from gridkp_ros.nets.gridkp import Dynamics, GridKeypointConfig  # noqa: E402
+from gridkp_ros.training import losses  # noqa: E402
+from gridkp_ros.training.config import Stage2Config  # noqa: E402
+from gridkp_ros.training.stages import DynamicsStage  # noqa: E402
+
+
+def test_reconstruction_is_half_the_squared_error_of_a_frame() -> None:
+    a, b = torch.rand(6, 3, 8, 8), torch.rand(6, 3, 8, 8)
+    published = 0.5 * (a - b).square().sum() / 6  # 0.5 ||.||^2 / (T * B), T * B = 6
+    assert losses.reconstruction(a, b).item() == pytest.approx(published.item(), rel=1e-5)
+    assert losses.reconstruction(torch.cat((a, a)), torch.cat((b, b))).item() == pytest.approx(
+        published.item(), rel=1e-5
+    )
+
+
+def test_condensation_default_weight_is_the_published_one() -> None:
+    t, b = 20, 32
+    heatmaps = torch.rand(t * b, 12, 16, 16)
+    contrast = heatmaps.amax(dim=(2, 3)) - heatmaps.mean(dim=(2, 3))
+    published = -0.01 * contrast.amin(dim=1).sum()
+    assert 6.4 * losses.condensation(heatmaps).item() == pytest.approx(published.item(), rel=1e-4)
+
+
+def test_condensation_over_all_channels_is_equation_3() -> None:
+    heatmaps = torch.rand(4, 3, 8, 8)
+    contrast = heatmaps.amax(dim=(2, 3)) - heatmaps.mean(dim=(2, 3))
+    assert losses.condensation(heatmaps, "all").item() == pytest.approx(-contrast.sum().item() / 4, rel=1e-5)
+    with pytest.raises(ValueError, match="some"):
+        losses.condensation(heatmaps, "some")
+
+
+def test_kl_matches_torch_in_both_directions() -> None:
+    q = (torch.randn(3, 1, 4, 4), torch.rand(3, 1, 4, 4) + 0.1)
+    p = (torch.randn(3, 1, 4, 4), torch.rand(3, 1, 4, 4) + 0.1)
+    normal = torch.distributions.Normal
+    for first, second in ((q, p), (p, q)):
+        expected = torch.distributions.kl_divergence(normal(*first), normal(*second)).sum() / 3
+        assert losses.gaussian_kl(first, second).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_anchor_ignores_unknown_points_and_falls_when_the_heatmap_is_right() -> None:
+    points, known = torch.tensor([[[20.0, 40.0]]]), torch.ones(1, 1, dtype=torch.bool)
+    right = kp.gaussian_maps(kp.from_pixels(points, 64, 64), 16, 16, 1.5).clamp(min=1e-6).log()
+    wrong = right.roll(5, dims=-1)
+    size = (64, 64)
+    assert losses.anchor(right, points, known, known, size) < losses.anchor(wrong, points, known, known, size)
+    assert losses.anchor(wrong, points, ~known, known, size) == 0
+
+
+def test_separation_is_one_for_keypoints_that_move_alike_and_less_for_others() -> None:
+    path = torch.rand(2, 6, 1, 2)
+    offsets = torch.rand(2, 1, 3, 2)
+    assert losses.separation(path + offsets).item() == pytest.approx(1.0, abs=1e-3)
+    assert losses.separation(torch.rand(2, 6, 3, 2)).item() < 0.1
+
+
+SMALL = GridKeypointConfig(channels=1, num_keypoints=3, height=32, width=32, base=8, hidden=16)
+
+
+def test_stage_2_equals_the_plain_recursion_of_the_paper() -> None:
+    """One decoder call over all times and shared gates must give what a loop over equations 6 to 9 gives."""
+    torch.manual_seed(0)
+    stage = DynamicsStage(Dynamics(SMALL), Stage2Config(best_of=1), seed=1)
+    d = stage.dynamics
+    classes = torch.randint(0, 32 * 32, (2, 5, 3))
+    values = stage.losses(classes, torch.Generator().manual_seed(7))
+
+    draw = torch.Generator().manual_seed(7)
+    h, c = d.initial_state(2, torch.zeros(1))
+    cross_entropy, kl = [], []
+    for t in range(5):
+        maps = kp.binary_maps(classes[:, t], 32, 32)
+        p, q = d.prior(h), d.posterior(h, d.posterior_maps(maps))
+        z = q[0] + q[1] * torch.randn(1, *q[0].shape, generator=draw)[0]
+        logp = d.logits(h, z).log_softmax(dim=-1)
+        cross_entropy.append(-logp.gather(-1, classes[:, t].unsqueeze(-1)).mean())
+        if t >= 1:
+            kl.append(losses.gaussian_kl(q, p))
+        h, c = d.step(h, c, d.encode_maps(maps), z)
+    assert values["cross_entropy"].item() == pytest.approx(torch.stack(cross_entropy).mean().item(), rel=1e-4)
+    assert values["kl"].item() == pytest.approx(torch.stack(kl).mean().item(), rel=1e-4)
+
+
+def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:
+    stage = DynamicsStage(Dynamics(SMALL), Stage2Config(best_of=6), seed=1)
+    d = stage.dynamics
+    h, classes = torch.randn(2, 16, 8, 8), torch.randint(0, 1024, (2, 3))
+    mean, std = d.posterior(h, d.posterior_maps(kp.binary_maps(classes, 32, 32)))
+    z = stage.best_latent(h, mean, std, classes, torch.Generator().manual_seed(3))
+    eps = torch.randn(6, *mean.shape, generator=torch.Generator().manual_seed(3))
+    costs = torch.stack(
+        [
+            torch.stack(
+                [
+                    -d.logits(h[b : b + 1], mean[b : b + 1] + std[b : b + 1] * e[b : b + 1])
+                    .log_softmax(-1)
+                    .gather(-1, classes[b : b + 1].unsqueeze(-1))
+                    .sum()
+                    for b in range(2)
+                ]
+            )
+            for e in eps
+        ]
+    )
+    best = costs.argmin(dim=0)
+    for b in range(2):
+        assert torch.allclose(z[b], (mean + std * eps[best[b]])[b], atol=1e-5)

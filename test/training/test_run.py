@@ -1,0 +1,138 @@
+"""A whole training on a small folder of frames: both stages, checkpoint, bundle; resumed, or refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning")
+pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.slow
+
+import torch  # noqa: E402
+from torch.utils.data import Dataset  # noqa: E402
+
+from gridkp_ros.data.clips import ClipDataset  # noqa: E402
+from gridkp_ros.data.load import footage_recordings  # noqa: E402
+from gridkp_ros.export.bundle import ExportError, build_graphs, export  # noqa: E402
+from gridkp_ros.nets.gridkp import Vision  # noqa: E402
+from gridkp_ros.runtime import Predictor  # noqa: E402
+from gridkp_ros.training.checkpoint import load_checkpoint  # noqa: E402
+from gridkp_ros.training.config import TrainingError, load_config  # noqa: E402
+from gridkp_ros.training.run import fit_stage, train  # noqa: E402
+from gridkp_ros.training.stages import DetectionStage  # noqa: E402
+
+CONFIG = """
+name: small
+model: {{channels: 3, num_keypoints: 4, height: 32, width: 32, base: 8, hidden: 16, motion_prior: true}}
+data:
+  clip_length: 8
+  train: [{{kind: footage, path: {folder}, rate_hz: 15}}]
+  validation: [{{kind: footage, path: {folder}, rate_hz: 15}}]
+stage1: {{steps: {steps}, batch_clips: 4, frames_per_clip: 3}}
+stage2: {{steps: 4, batch_clips: 4, best_of: 2, free_running_weight: 1, free_running_steps: 4}}
+checkpoint_every: 2
+"""
+
+
+def write_frames(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(30):
+        image = np.full((48, 64, 3), 60, np.uint8)
+        cv2.circle(image, (10 + i, 20 + i // 2), 6, (220, 200, 180), -1)
+        cv2.imwrite(str(folder / f"{i:03d}.png"), image)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("train")
+    write_frames(root / "frames")
+    config = root / "small.yaml"
+    config.write_text(CONFIG.format(folder=root / "frames", steps=6))
+    train(config, out=root / "run")
+    return root
+
+
+def test_the_bundle_predicts(trained: Path) -> None:
+    predictor = Predictor(trained / "run/bundle", warmup_frames=3)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for i in range(4):
+        predictor.observe(image, round(i * 1e9 / 15))
+    forecast = predictor.forecast(horizon_steps=5, num_samples=3)
+    assert forecast.points.shape == (3, 5, 4, 2)
+    assert predictor.render(forecast, steps=[1, 5]).shape == (2, 32, 32, 3)
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(Dataset):
+    """A data set that dies at an item, as a killed process does: nothing after the last checkpoint survives."""
+
+    def __init__(self, data: Dataset, last: int) -> None:
+        self.data, self.last = data, last
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int):
+        if index >= self.last:
+            raise Killed
+        return self.data[index]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
+    config = load_config(trained / "small.yaml")
+    recordings = footage_recordings(trained / "frames", config.input_spec, config.data.period_s, rate_hz=15)
+    clips = ClipDataset(recordings, 8, size=6 * 4, seed=1)
+
+    def fit(run: Path, data: Dataset, resume: bool) -> DetectionStage:
+        torch.manual_seed(0)
+        stage = DetectionStage(Vision(config.model.build()), config.stage1, seed=1)
+        fit_stage(stage, data, ClipDataset(recordings, 8, size=4, seed=2), run, "stage1", config, resume)
+        return stage
+
+    whole = fit(tmp_path / "whole", clips, False).state_dict()
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", Dying(clips, 5 * 4), False)  # in step 5; the last checkpoint is of step 4
+    again = fit(tmp_path / "killed", clips, True).state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
+
+
+def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path) -> None:
+    shutil.copytree(trained / "run", trained / "copy")
+    (trained / "copy/stage1.safetensors").unlink()
+    with pytest.raises(TrainingError, match="--resume"):
+        train(trained / "small.yaml", out=trained / "copy")
+
+
+def test_graphs_of_another_network_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof must fail when graph and network differ: let the exporter see other weights than the check."""
+    import gridkp_ros.export.bundle as module
+
+    checkpoint = load_checkpoint(trained / "run/checkpoint")
+    exported = module.to_onnx
+
+    def spoiled(net, example, dynamic):
+        model = exported(net, example, dynamic)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.05)
+        return model
+
+    monkeypatch.setattr(module, "to_onnx", spoiled)
+    with pytest.raises(ExportError, match="differ"):
+        build_graphs(checkpoint)
+
+
+def test_export_does_not_touch_a_folder_that_is_no_bundle(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ExportError, match="no bundle"):
+        export(trained / "run/checkpoint", tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
