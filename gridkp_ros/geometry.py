@@ -48,7 +48,7 @@ class Region:
 
 
 def stereo_half(width: int, height: int, half: str) -> Region | None:
-    """Return the region of one eye in a side-by-side stereo image: half is "" (whole image, None), "left" or "right"."""
+    """Return the region of one eye in a side-by-side image: half is "" (whole image, None), "left" or "right"."""
     if half == "":
         return None
     if half not in ("left", "right"):
@@ -80,7 +80,9 @@ class InputSpec:
         if self.height <= 0 or self.width <= 0:
             raise GeometryError(f"model input {self.width}x{self.height}: both must be positive")
         if (self.channels, self.color) not in ((1, "grey"), (3, "rgb")):
-            raise GeometryError(f"channels={self.channels} with color={self.color!r}: use 1 with 'grey' or 3 with 'rgb'")
+            raise GeometryError(
+                f"channels={self.channels} with color={self.color!r}: use 1 with 'grey' or 3 with 'rgb'"
+            )
         if self.resize not in RESIZE_POLICIES:
             raise GeometryError(f"resize policy {self.resize!r}: use one of {', '.join(RESIZE_POLICIES)}")
         if self.interpolation not in INTERPOLATIONS:
@@ -192,8 +194,7 @@ class Placement:
         """
         if frame.shape != (self.spec.height, self.spec.width, self.spec.channels):
             raise GeometryError(
-                f"frame {frame.shape} is not a model image of "
-                f"{(self.spec.height, self.spec.width, self.spec.channels)}"
+                f"frame {frame.shape} is not a model image of {(self.spec.height, self.spec.width, self.spec.channels)}"
             )
         shape = (self.source_height, self.source_width, self.spec.channels)
         if background is None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy
 
 BUILDER_PATHS = (
-    (re.compile(r"/opt/python/cp\d+-cp\d+t?/lib/python[\d.]+t?/site-packages/numpy/_?core/include"), numpy.get_include()),
-    (re.compile(r"/opt/python/cp\d+-cp\d+t?/include/python[\d.]+t?"), sysconfig.get_paths()["include"]),
+    (r"/opt/python/cp\d+-cp\d+t?/lib/python[\d.]+t?/site-packages/numpy/_?core/include", numpy.get_include()),
+    (r"/opt/python/cp\d+-cp\d+t?/include/python[\d.]+t?", sysconfig.get_paths()["include"]),
 )
 
 
@@ -26,7 +26,7 @@ def fix(prefix: Path) -> int:
         text = path.read_text()
         new = text
         for pattern, replacement in BUILDER_PATHS:
-            new = pattern.sub(lambda _, here=replacement: here, new)
+            new = re.sub(pattern, lambda _, here=replacement: here, new)
         if new != text:
             path.write_text(new)
             changed += 1

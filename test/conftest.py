@@ -1,4 +1,4 @@
-"""Shared fixtures, and the support modules on the path (`from support.tiny_bundle import write_tiny_bundle`)."""
+"""Shared fixtures; puts the support modules on the path (`from support.tiny_bundle import ...`)."""
 
 from __future__ import annotations
 

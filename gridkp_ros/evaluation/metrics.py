@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GRID_CELLS = 64  # keypoint errors are stated in cells of a 64x64 grid, whatever the model's own (grid keypoints, Table V)
+GRID_CELLS = 64  # keypoint errors are stated in cells of a 64x64 grid, whatever the model's own
 CHI2_90 = -2.0 * np.log(0.1)  # 90 % quantile of chi-square with 2 degrees of freedom, 4.605
 # Rounding to 8 bits alone leaves an error of 1/12 grey level^2. Equal images are given that, not infinity: a still
 # scene would otherwise make every mean infinite.
 PSNR_LIMIT_DB = float(-10.0 * np.log10(1.0 / 12.0 / 255.0**2))  # 58.92
 SSIM_DEFINITION = "7x7 uniform window, sample covariance, data range 1, K1=0.01, K2=0.03, mean over channels"
-PSNR_DEFINITION = "10 log10(1/MSE) for each channel of each frame, mean over channels, at most 58.92 dB (8-bit rounding)"
+PSNR_DEFINITION = "10 log10(1/MSE) for each channel and frame, mean over channels, at most 58.92 dB (8-bit rounding)"
 
 
 class EvaluationError(ValueError):
@@ -34,9 +34,7 @@ def keypoint_error_cells(predicted: np.ndarray, true: np.ndarray, cell_size_px: 
     return np.linalg.norm(difference, axis=-1)
 
 
-def inside_ellipse(
-    true: np.ndarray, mean: np.ndarray, covariance: np.ndarray, chi2: float = CHI2_90
-) -> np.ndarray:
+def inside_ellipse(true: np.ndarray, mean: np.ndarray, covariance: np.ndarray, chi2: float = CHI2_90) -> np.ndarray:
     """Tell whether points lie inside the ellipse of a predicted Gaussian (by default the one of 90 %).
 
     Args:
@@ -60,7 +58,8 @@ def inside_ellipse(
 def _checked_pair(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if predicted.shape != true.shape or predicted.dtype != np.uint8 or true.dtype != np.uint8 or true.ndim != 3:
         raise EvaluationError(
-            f"images must be uint8 [H,W,C] of one size: {predicted.dtype} {predicted.shape} and {true.dtype} {true.shape}"
+            "images must be uint8 [H,W,C] of one size: "
+            f"{predicted.dtype} {predicted.shape} and {true.dtype} {true.shape}"
         )
     return predicted, true
 

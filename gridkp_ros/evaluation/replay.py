@@ -140,7 +140,8 @@ def replay(
     write_metrics(out_dir, result)
     if story is not None:
         files = story.close()
-        write_report(out_dir, result, title=f"Replay of {source.name}", film=files.film, strip=files.strip, notes=files.notes)
+        title = f"Replay of {source.name}"
+        write_report(out_dir, result, title=title, film=files.film, strip=files.strip, notes=files.notes)
     return result
 
 

@@ -40,6 +40,7 @@ METHODS = {
     "coverage90": ("model",),
 }
 TRUTH_METHODS = {"tip_error_px": POINT_METHODS, "tip_coverage90": ("model",)}
+ROUNDING = 1e-4  # a difference (px, cells, dB or SSIM) this small is single precision's, not the model's
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
 
 # Named points' true positions at a time: (points [M,2] px, visible bool [M]).
@@ -76,7 +77,7 @@ def point_truth(stamps_ns: np.ndarray, points_px: np.ndarray, visible: np.ndarra
 
 
 def interpolate(times: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Interpolate values [N,...] given at increasing times [N] linearly to `at` [H]; the end segments go on: [H,...]."""
+    """Interpolate values [N,...] at increasing times [N] linearly to `at` [H]; the end segments go on: [H,...]."""
     if len(times) == 1:
         return np.repeat(values[:1], len(at), axis=0)
     right = np.clip(np.searchsorted(times, at), 1, len(times) - 1)
@@ -198,7 +199,8 @@ class ForecastScorer:
         track = self._tracks.setdefault(epoch, _Track())
         if track.stamps_ns and stamp_ns <= track.stamps_ns[-1]:
             raise EvaluationError(
-                f"observation stamped {stamp_ns} ns follows {track.stamps_ns[-1]} ns in epoch {epoch}: stamps must increase"
+                f"observation stamped {stamp_ns} ns follows {track.stamps_ns[-1]} ns in epoch {epoch}: "
+                "stamps must increase"
             )
         track.stamps_ns.append(int(stamp_ns))
         track.points.append(np.asarray(points_px, float))
@@ -282,7 +284,10 @@ class ForecastScorer:
         reaches = self._targets_ns <= forecast.times_ns[-1] + self._half_period_ns
 
         truth, unscored = self._keypoint_truth(track, forecast.epoch, targets_ns)
-        unscored = [why or ("" if ok else "the forecast ends before") for why, ok in zip(unscored, reaches, strict=True)]
+        unscored = [
+            why or ("" if reached else "the forecast ends before")
+            for why, reached in zip(unscored, reaches, strict=True)
+        ]
         scored = np.array([not why for why in unscored])
         truth[~scored] = np.nan
         cell_px = track.cells_px[index]
@@ -300,30 +305,26 @@ class ForecastScorer:
             },
         }
         covariance = _covariance_at(times, forecast.covariance, at)
-        values["coverage90"] = {
-            "model": metrics.inside_ellipse(truth, predictions["model"], covariance).mean(axis=1)
-        }
+        values["coverage90"] = {"model": metrics.inside_ellipse(truth, predictions["model"], covariance).mean(axis=1)}
         frame_values, unscored_frames = self._score_frames(track, forecast, targets_ns, reaches)
         values.update(frame_values)
         named_values, by_name = self._score_named(track, index, forecast, targets_ns, times, at, scored)
         values.update(named_values)
         return _Score(block, values, by_name, tuple(unscored), tuple(unscored_frames))
 
-    def _keypoint_truth(
-        self, track: _Track, epoch: int, targets_ns: np.ndarray
-    ) -> tuple[np.ndarray, list[str]]:
+    def _keypoint_truth(self, track: _Track, epoch: int, targets_ns: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Return the detections interpolated to the targets, [H,K,2], and why there is none ("" where there is)."""
-        stamps = np.array(track.stamps_ns, np.int64)
+        stamps = track.stamps_ns
         truth = np.full((len(targets_ns), *track.points[0].shape), np.nan)
         over = "a new epoch began" if any(number > epoch for number in self._tracks) else "the recording ends before"
         reasons = []
         for row, target in enumerate(targets_ns):
-            right = int(np.searchsorted(stamps, target))
+            right = bisect_left(stamps, int(target))
             if right == len(stamps):
                 reasons.append(over)
                 continue
             left = right if stamps[right] == target else right - 1
-            gap_ns = int(stamps[right] - stamps[left])
+            gap_ns = stamps[right] - stamps[left]
             if gap_ns > self._max_gap_ns:
                 reasons.append("a gap in the frames")
                 continue
@@ -514,7 +515,7 @@ def verdict(difference: Interval, higher_is_better: bool) -> str:
     """Name a difference model minus baseline: "better", "worse", "not distinguishable" or "too short to say"."""
     if difference.low is None or difference.high is None:
         return "too short to say"
-    if difference.low <= 0.0 <= difference.high:
+    if difference.low <= ROUNDING and difference.high >= -ROUNDING:
         return "not distinguishable"
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
 

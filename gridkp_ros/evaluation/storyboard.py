@@ -13,7 +13,7 @@ import numpy as np
 
 from gridkp_ros.data.video_out import VideoWriter
 from gridkp_ros.evaluation.scoring import REPORTED_STEPS, STEP_S
-from gridkp_ros.runtime.drawing import draw_overlay, draw_text, text_width, to_rgb
+from gridkp_ros.runtime.drawing import draw_overlay, draw_rings, draw_text, text_width, to_rgb
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ PANEL_WIDTH, PANEL_HEIGHT = 640, 480
 TILE_HEIGHT = 135
 _BAR = 26  # height of a caption
 _BACKGROUND, _GREY = (24, 26, 30), (150, 155, 165)
-_BUFFER_S = 3.0  # past and future that a strip needs, and a margin
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ class Storyboard:
         self._out_dir = Path(out_dir)
         self._period_s = period_s
         self._half_period_ns = round(period_s * 0.5e9)
+        self._horizon_steps = horizon_steps
         self._steps = [h for h in REPORTED_STEPS if h <= horizon_steps]
         self._lead = min(FILM_STEPS, horizon_steps)
         self._rect = view_rect
@@ -116,16 +116,16 @@ class Storyboard:
 
     def add(self, view: View) -> None:
         """Take the next view. One whose epoch or stamp shows a fresh start ends what waited for the epoch before."""
-        if self._shots and (
-            self._shots[-1].view.epoch != view.epoch or view.stamp_ns <= self._shots[-1].view.stamp_ns
-        ):
+        if self._shots and (self._shots[-1].view.epoch != view.epoch or view.stamp_ns <= self._shots[-1].view.stamp_ns):
             self._flush()
         if self._start_ns is None:
             self._start_ns = view.stamp_ns
         self._shots.append(self._shoot(view))
         self._film_until(view.stamp_ns - self._ns(self._lead) - self._half_period_ns)
-        self._strip_until(view.stamp_ns - self._ns(self._steps[-1]) - self._half_period_ns)
-        while self._shots[0].view.stamp_ns < view.stamp_ns - _BUFFER_S * 1e9:
+        self._strip_until(view.stamp_ns - self._ns(self._horizon_steps) - self._half_period_ns)
+        # A strip needs its past and its future, and half a period more at both ends.
+        keep_ns = self._ns(self._horizon_steps + max(PAST_STEPS)) + 2 * self._half_period_ns
+        while self._shots[0].view.stamp_ns < view.stamp_ns - keep_ns:
             self._shots.popleft()
 
     def close(self) -> Story:
@@ -177,7 +177,7 @@ class Storyboard:
     def _flush(self) -> None:
         last_ns = self._shots[-1].view.stamp_ns if self._shots else 0
         self._film_until(last_ns)
-        self._strip_until(last_ns - self._ns(self._steps[-1]) if self._steps else -1)
+        self._strip_until(last_ns - self._ns(self._horizon_steps))
         self._shots.clear()
 
     def _nearest(self, stamp_ns: int) -> _Shot | None:
@@ -188,7 +188,7 @@ class Storyboard:
         return best
 
     def _predicted(self, view: View, steps: int) -> tuple[int, np.ndarray | None] | None:
-        """Return the forecast's index nearest to a step of 1/15 s and its frame; None if the forecast is not so long."""
+        """Return the forecast's index nearest to a step of 1/15 s, and its frame; None if it does not reach there."""
         if view.times_ns is None or not len(view.times_ns):
             return None
         offset = np.abs(np.asarray(view.times_ns) - self._ns(steps))
@@ -212,7 +212,7 @@ class Storyboard:
 
     def _film_frame(self, shot: _Shot) -> np.ndarray:
         _, height = self._panel_size
-        lead_s = self._lead * STEP_S
+        lead_s, reach_s = self._lead * STEP_S, self._horizon_steps * STEP_S
         size = (_even(height * self._aspect()), height)
         true = self._nearest(shot.view.stamp_ns + self._ns(self._lead))
         predicted = self._predicted(shot.view, self._lead)
@@ -223,7 +223,7 @@ class Storyboard:
         if predicted is not None and predicted[1] is not None:
             predicted_panel = self._model_panel(predicted[1], shot.view.mean[predicted[0]], size)
         panels = [
-            _captioned(shot.panel, f"observed  t = {shot.time_s:.2f} s, forecast {self._steps[-1] * STEP_S:.1f} s ahead"),
+            _captioned(shot.panel, f"observed  t = {shot.time_s:.2f} s, forecast {reach_s:.1f} s ahead"),
             _captioned(true_panel, f"what came  +{lead_s:.2f} s"),
             _captioned(predicted_panel, f"predicted  +{lead_s:.2f} s"),
         ]
@@ -280,10 +280,8 @@ class Storyboard:
             if true is not None:
                 rings = shot.view.mean[predicted[0]] if predicted else None
                 seen = _dots(true, true.view.points, rings=rings)
-            columns.append((
-                f"+{steps * STEP_S:.2f} s",
-                [_model_tile(true.view.model_image if true else None, model_size), _model_tile(frame, model_size), seen],
-            ))  # fmt: skip
+            came = _model_tile(true.view.model_image if true else None, model_size)
+            columns.append((f"+{steps * STEP_S:.2f} s", [came, _model_tile(frame, model_size), seen]))
         width = max(tile_size[0], model_size[0])
         return _compose_strip(columns, width, f"t = {shot.time_s:.2f} s")
 
@@ -337,9 +335,9 @@ def _dots(
     tile = draw_overlay(
         shot.tile, points=_scaled(points, shot.scale), forecast_mean=_scaled(mean, shot.scale),
     )  # fmt: skip
-    if rings is None:
-        return tile
-    return draw_overlay(tile, named_points=_scaled(rings, shot.scale))
+    if rings is not None:
+        draw_rings(tile, _scaled(rings, shot.scale), 5.0)
+    return tile
 
 
 def _compose_strip(columns: list, width: int, title: str) -> np.ndarray:
@@ -364,7 +362,5 @@ def _compose_strip(columns: list, width: int, title: str) -> np.ndarray:
 
 def _stack_strips(strips: list[np.ndarray]) -> np.ndarray:
     width = max(strip.shape[1] for strip in strips)
-    padded = [
-        np.pad(s, ((0, 10), (0, width - s.shape[1]), (0, 0)), constant_values=_BACKGROUND[0]) for s in strips
-    ]
+    padded = [np.pad(s, ((0, 10), (0, width - s.shape[1]), (0, 0)), constant_values=_BACKGROUND[0]) for s in strips]
     return np.concatenate(padded, axis=0)

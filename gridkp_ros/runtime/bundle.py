@@ -1,7 +1,7 @@
 """The bundle: a folder of ONNX graphs and the manifest that says what they mean.
 
-Everything is checked before any graph runs: the manifest field by field, every graph by its SHA-256, and that no graph
-reaches for data outside the folder. Nothing in a bundle is ever unpickled.
+Everything is checked before any graph runs: the manifest field by field, every graph by its SHA-256, and that
+no graph reaches for data outside the folder. Nothing in a bundle is ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gridkp_ros.geometry import GeometryError, InputSpec
-from gridkp_ros.runtime.onnx_file import OnnxFileError, find_external_data
+from gridkp_ros.runtime.onnx_file import OnnxFileError, TensorType, find_external_data, read_signature
 
 SCHEMA_VERSION = 1
 GRAPHS = ("detect", "update", "forecast", "encode", "render")
@@ -53,7 +53,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """A float32 input of `forecast` [B, *shape] that a caller may leave out; then `default` (flat values) is fed."""
+    """A float32 input of `forecast` [B, *shape] with a default, flat values, for who does not set it."""
 
     name: str
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Condition:
         _check_tensor("condition", self.name, self.shape)
         if len(self.default) != math.prod(self.shape) or not all(_is_finite(v) for v in self.default):
             raise BundleError(
-                f"condition {self.name!r}: default must be {math.prod(self.shape)} finite numbers, got {self.default!r}"
+                f"condition {self.name!r}: default {self.default!r} is not {math.prod(self.shape)} finite numbers"
             )
 
 
@@ -83,9 +83,7 @@ class Probe:
     def __post_init__(self) -> None:
         names = self.point_names
         if not names or not all(isinstance(n, str) and n for n in names) or len(set(names)) != len(names):
-            raise BundleError(
-                f"probe.point_names {names!r}: give at least one name, each once and none empty"
-            )
+            raise BundleError(f"probe.point_names {names!r}: give at least one name, each once and none empty")
         for key, shape in (
             ("weight", (2 * len(names), None)),
             ("bias", (2 * len(names),)),
@@ -96,17 +94,13 @@ class Probe:
             if value.ndim != len(shape) or any(
                 want not in (None, got) for want, got in zip(shape, value.shape, strict=True)
             ):
-                raise BundleError(
-                    f"probe.{key} has shape {value.shape}, expected {shape} for {len(names)} points"
-                )
+                raise BundleError(f"probe.{key} has shape {value.shape}, expected {shape} for {len(names)} points")
             if not np.isfinite(value).all():
                 raise BundleError(f"probe.{key} holds values that are not finite: fit the probe again")
             object.__setattr__(self, key, value)
         xx, xy, yy = self.covariance.T
         if (xx < 0).any() or (yy < 0).any() or (xy * xy > xx * yy * (1 + 1e-9)).any():
-            raise BundleError(
-                "probe.covariance is not positive semi-definite for every point: fit the probe again"
-            )
+            raise BundleError("probe.covariance is not positive semi-definite for every point: fit the probe again")
 
     def points(self, pose: np.ndarray) -> np.ndarray:
         """Map poses [..., K, P] to named points [..., M, 2], both in model pixels."""
@@ -124,7 +118,7 @@ class Manifest:
         input: size, channels and resize policy of the model's image.
         num_keypoints: K.
         pose_fields: the P numbers of a keypoint, "x" and "y" (model pixels) first.
-        grid_width, grid_height: cells of the keypoint grid, one to a model pixel; None for a family without a grid.
+        grid_width, grid_height: cells of the keypoint grid, one to a model pixel; None without a grid.
         period_s: seconds between two steps.
         state: state tensors, shapes per item.
         update_noise, forecast_noise: noise tensors, shapes per item (forecast's is fed as [B, S, T, *shape]).
@@ -132,7 +126,7 @@ class Manifest:
         conditions: further inputs of `forecast` with defaults.
         clip_length: frames of a training clip.
         trusted_steps: the longest horizon the model was evaluated at, in steps.
-        max_steps_per_call: most steps in one `forecast` call; a longer horizon calls again from the returned state.
+        max_steps_per_call: most steps in one `forecast` call; longer horizons call again from that state.
         can_coast: whether `forecast` advances the state through missing frames.
         coast_graph: file that does so where `forecast.onnx` fixes T, else None.
         graphs: SHA-256 of every .onnx file in the folder, by file name.
@@ -175,9 +169,7 @@ class Manifest:
         for key in ("name", "family"):
             value = getattr(self, key)
             if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
-                raise BundleError(
-                    f"{key} is {value!r}: use letters, digits, '_', '-' and '.', a letter first"
-                )
+                raise BundleError(f"{key} is {value!r}: use letters, digits, '_', '-' and '.', a letter first")
         if not isinstance(self.licence, str) or not self.licence.strip():
             raise BundleError("licence is empty: name the licence of the weights, e.g. 'Apache-2.0'")
         if not isinstance(self.input, InputSpec):
@@ -197,7 +189,7 @@ class Manifest:
             width = self.num_keypoints * self.num_fields
             if self.probe.weight.shape[1] != width:
                 raise BundleError(
-                    f"probe.weight has {self.probe.weight.shape[1]} columns, expected K * P = {width}: fit the probe again"
+                    f"probe.weight has {self.probe.weight.shape[1]} columns, K * P is {width}: fit it again"
                 )
 
     def _check_pose_and_grid(self) -> None:
@@ -212,7 +204,7 @@ class Manifest:
         if grid != (None, None) and grid != (self.input.width, self.input.height):
             raise BundleError(
                 f"grid_width, grid_height are {grid}, the input is {self.input.width}x{self.input.height}: "
-                "a grid has one cell for a model pixel; use the input's size, or null for a family without a grid"
+                "a grid has one cell for a model pixel; use the input's size, or null where there is no grid"
             )
 
     def _check_tensors(self) -> None:
@@ -234,40 +226,28 @@ class Manifest:
             names = [s.name for s in specs]
             taken = sorted({n for n in names if names.count(n) > 1 or n in _RESERVED_TENSORS})
             if taken:
-                raise BundleError(
-                    f"{key}: tensor names {', '.join(taken)} are used twice or reserved; rename them"
-                )
+                raise BundleError(f"{key}: tensor names {', '.join(taken)} are used twice or reserved; rename them")
 
     def _check_graphs(self) -> None:
         if not isinstance(self.graphs, dict):
-            raise BundleError(
-                f"graphs is {type(self.graphs).__name__}: use an object of file name to SHA-256"
-            )
+            raise BundleError(f"graphs is {type(self.graphs).__name__}: use an object of file name to SHA-256")
         for name, digest in self.graphs.items():
             if not isinstance(name, str) or not _GRAPH_FILE.fullmatch(name):
                 raise BundleError(
-                    f"graphs: {name!r} is not a graph of this folder; names are <graph>.onnx or <graph>.<variant>.onnx "
-                    f"with <graph> one of {', '.join(GRAPHS)}"
+                    f"graphs: {name!r} is no graph of this folder; names are <graph>.onnx or "
+                    f"<graph>.<variant>.onnx with <graph> one of {', '.join(GRAPHS)}"
                 )
             if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-                raise BundleError(
-                    f"graphs: the checksum of {name} is {digest!r}, expected 64 lower-case hex digits"
-                )
+                raise BundleError(f"graphs: the checksum of {name} is {digest!r}, expected 64 lower-case hex digits")
         missing = [g for g in GRAPHS if f"{g}.onnx" not in self.graphs]
         if missing:
-            raise BundleError(
-                f"graphs lacks {', '.join(f'{g}.onnx' for g in missing)}: export the bundle again"
-            )
+            raise BundleError(f"graphs lacks {', '.join(f'{g}.onnx' for g in missing)}: export the bundle again")
         if self.coast_graph is not None and (
             not str(self.coast_graph).startswith("forecast.") or self.coast_graph not in self.graphs
         ):
-            raise BundleError(
-                f"coast_graph {self.coast_graph!r} is not a forecast.<variant>.onnx listed in graphs"
-            )
+            raise BundleError(f"coast_graph {self.coast_graph!r} is not a forecast.<variant>.onnx listed in graphs")
         if self.coast_graph is not None and not self.can_coast:
-            raise BundleError(
-                f"coast_graph is {self.coast_graph!r} though can_coast is false: set one or the other"
-            )
+            raise BundleError(f"coast_graph is {self.coast_graph!r} though can_coast is false: set one or the other")
 
     @property
     def num_fields(self) -> int:
@@ -281,7 +261,7 @@ class Manifest:
 
     @property
     def model_id(self) -> str:
-        """Name and the first 12 hex digits of a hash over the graphs' hashes: equal ids are equal networks."""
+        """Name and the first 12 hex digits of a hash over the graphs' hashes."""
         digest = hashlib.sha256("\n".join(sorted(self.graphs.values())).encode()).hexdigest()
         return f"{self.name}@{digest[:12]}"
 
@@ -356,9 +336,7 @@ class Manifest:
         try:
             data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise BundleError(
-                f"{source} is not valid JSON ({error}): copy or export the bundle again"
-            ) from error
+            raise BundleError(f"{source} is not valid JSON ({error}): copy or export the bundle again") from error
         except BundleError as error:
             raise BundleError(f"{source}: {error}") from error
         try:
@@ -399,14 +377,6 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class TensorType:
-    """Element type and dimensions of a graph's input or output; a dimension is a number or a letter."""
-
-    dtype: str
-    dims: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
 class Bundle:
     """A checked bundle: `path` is the folder its files really lie in."""
 
@@ -415,24 +385,24 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
-        """Read a bundle and check all of it. Raises BundleError with a sentence that names the file and what to do."""
+        """Read a bundle and check all of it.
+
+        Raises BundleError with a sentence that names the file and what to do.
+        """
         folder = Path(path).expanduser()
         manifest_path = folder / MANIFEST_FILE
         if not folder.is_dir():
             raise BundleError(f"{folder} is not a folder: give the folder that holds {MANIFEST_FILE}")
         if not manifest_path.is_file():
-            raise BundleError(
-                f"{manifest_path} is missing: give the folder of an exported model (gridkp export)"
-            )
-        # A symlinked install links each file to its source, so the folder that counts is the one the manifest is in.
+            raise BundleError(f"{manifest_path} is missing: give the folder of an exported model (gridkp export)")
+        # A symlinked install links each file to its source, so the folder that counts is the one the manifest
+        # is in.
         manifest_path = manifest_path.resolve()
         folder = manifest_path.parent
         try:
             text = manifest_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"{manifest_path} cannot be read ({error}): copy or export the bundle again"
-            ) from error
+            raise BundleError(f"{manifest_path} cannot be read ({error}): copy or export the bundle again") from error
         bundle = cls(folder, Manifest.from_json(text, str(manifest_path)))
         for entry in sorted(folder.iterdir()):
             if entry.suffix.lower() in _PICKLED_SUFFIXES:
@@ -446,12 +416,12 @@ class Bundle:
         return bundle
 
     def graph_path(self, name: str, variant: str | None = None) -> Path:
-        """Return the path of a graph ("detect", ...) or of a variant of it. Raises BundleError if not in the bundle."""
+        """Return the path of a graph ("detect", ...) or a variant of it; BundleError if there is none."""
         file = f"{name}.onnx" if variant is None else f"{name}.{variant}.onnx"
         return self._file_path(file)
 
     def read_graph(self, file: str) -> bytes:
-        """Return the bytes of a graph file, checked against its checksum and to be self-contained."""
+        """Return the bytes of a graph file after checking its checksum, that it is whole, and its shapes."""
         path = self._file_path(file)
         try:
             content = path.read_bytes()
@@ -465,6 +435,7 @@ class Bundle:
             )
         try:
             external = find_external_data(content)
+            inputs, outputs = read_signature(content)
         except OnnxFileError as error:
             raise BundleError(f"{path} is not an ONNX file ({error}): export the bundle again") from error
         if external is not None:
@@ -472,18 +443,17 @@ class Bundle:
                 f"{path} keeps the weights of {external!r} in another file, which a bundle must not: "
                 "export the bundle again with all weights inside the graph"
             )
+        promised_inputs, promised_outputs = self.manifest.tensors(file.split(".")[0])
+        _check_signature(path, "input", inputs, promised_inputs)
+        _check_signature(path, "output", outputs, promised_outputs)
         return content
 
     def _file_path(self, file: str) -> Path:
         if file not in self.manifest.graphs:
-            raise BundleError(
-                f"{self.path} has no graph {file}: it has {', '.join(sorted(self.manifest.graphs))}"
-            )
+            raise BundleError(f"{self.path} has no graph {file}: it has {', '.join(sorted(self.manifest.graphs))}")
         path = self.path / file
         if not path.is_file():
-            raise BundleError(
-                f"{path} is missing though the manifest lists it: copy or export the bundle again"
-            )
+            raise BundleError(f"{path} is missing though the manifest lists it: copy or export the bundle again")
         if path.resolve().parent != self.path.resolve():
             raise BundleError(f"{path} is a link that leaves the bundle's folder: put the file itself there")
         return path
@@ -491,6 +461,35 @@ class Bundle:
 
 def _plain(spec: TensorSpec | Condition) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()}
+
+
+def _check_signature(
+    path: Path, side: str, stated: Mapping[str, TensorType], promised: Mapping[str, TensorType]
+) -> None:
+    """Compare what a graph file states about itself with what the manifest promises."""
+    if set(stated) != set(promised):
+        raise BundleError(
+            f"{path} has the {side}s {sorted(stated)}, the manifest promises {sorted(promised)}: "
+            "export the bundle again"
+        )
+    for name, want in promised.items():
+        got = stated[name]
+        fits = len(got.dims) == len(want.dims) and all(
+            _dimension_fits(side, g, w) for g, w in zip(got.dims, want.dims, strict=True)
+        )
+        if got.dtype != want.dtype or not fits:
+            raise BundleError(
+                f"{path}: {side} {name!r} is {got.dtype} {list(got.dims)}, the manifest promises "
+                f"{want.dtype} {list(want.dims)} (letters: free): export the bundle again"
+            )
+
+
+def _dimension_fits(side: str, stated: int | str, promised: int | str) -> bool:
+    if isinstance(promised, int):
+        # An input states its size; an output may leave it open, what really comes out is checked when it runs.
+        return stated == promised or (side == "output" and isinstance(stated, str))
+    # B, S and N must be left free; a family may fix T, the length of one call.
+    return side == "output" or promised == "T" or isinstance(stated, str)
 
 
 def _is_finite(value: Any) -> bool:
@@ -518,9 +517,7 @@ def _object(where: str, value: Any, kind: type) -> Mapping[str, Any]:
         raise BundleError(f"{where} is {type(value).__name__}: use an object with {', '.join(sorted(names))}")
     unknown, missing = sorted(set(value) - names), sorted(names - set(value))
     if unknown:
-        raise BundleError(
-            f"{where} has unknown fields {', '.join(unknown)}: remove them, or update gridkp_ros"
-        )
+        raise BundleError(f"{where} has unknown fields {', '.join(unknown)}: remove them, or update gridkp_ros")
     if missing:
         raise BundleError(f"{where} lacks {', '.join(missing)}: export the bundle again")
     return value
@@ -541,9 +538,7 @@ def _array(where: str, value: Any) -> np.ndarray:
     try:
         return np.array(_list(where, value), dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise BundleError(
-            f"{where} is not a regular array of numbers ({error}): fit the probe again"
-        ) from error
+        raise BundleError(f"{where} is not a regular array of numbers ({error}): fit the probe again") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The frame clock: which frames of a camera of any rate a model with one fixed time step takes in.
 
-Integer nanoseconds and an exact fraction for the period throughout, so that a rule on the edge (10 Hz into 15 Hz lands
-on halves) does not depend on rounding, and a stream of days does not drift.
+Integer nanoseconds and an exact fraction for the period throughout, so that a rule on the edge (10 Hz into 15
+Hz lands on halves) does not depend on rounding, and a stream of days does not drift.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from fractions import Fraction
 
 _INTERVALS = 15
 _NS = 1_000_000_000
-# Periods are written as decimals; the nearest fraction with a small denominator is the one that was meant (1/15 s).
+# Periods are written as decimals; the nearest fraction with a small denominator is the one that was meant
+# (1/15 s).
 _MAX_DENOMINATOR = 1_000_000
 
 
@@ -21,7 +22,7 @@ _MAX_DENOMINATOR = 1_000_000
 class Tick:
     """What to do with a frame: "start" afresh, "skip" it, or "absorb" it after `steps` - 1 coasted steps.
 
-    steps: n of the stream's rule, 0 when starting, <= 0 when skipping; reason: why it starts or skips, else "".
+    steps: n of the stream's rule, 0 when starting, <= 0 when skipping; reason: why it starts or skips.
     """
 
     action: str
@@ -33,12 +34,12 @@ class FrameClock:
     """Decides for each stamp whether the model starts, skips or absorbs the frame.
 
     With t0 the stamp of the first frame, m the steps done since and d the median of the last 15 intervals:
-    n = floor((s - t0) / period + min(1/2, d / (2 period))) - m. A stamp that repeats or comes late by less than one
-    period is a frame out of order and skipped; one further back is a jump and starts afresh.
+    n = floor((s - t0) / period + min(1/2, d / (2 period))) - m. A stamp that repeats or comes late by less
+    than one period is a frame out of order and skipped; one further back is a jump and starts afresh.
     """
 
     def __init__(self, period_s: float, max_coast_steps: int) -> None:
-        """Make a clock for a model with a step of period_s seconds that coasts over at most max_coast_steps."""
+        """Make a clock for a model with a step of period_s seconds that coasts max_coast_steps at most."""
         if not (math.isfinite(period_s) and period_s > 0):
             raise ValueError(f"period_s is {period_s!r}: give seconds > 0")
         if max_coast_steps < 0:

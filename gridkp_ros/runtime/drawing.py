@@ -1,4 +1,4 @@
-"""Draw keypoints, named points and their forecast futures on images. NumPy and OpenCV alone, a few milliseconds a frame.
+"""Draw keypoints, named points and their forecast futures on images, in a few milliseconds a frame.
 
 All coordinates are pixels of the image drawn on, (0, 0) the centre of the top-left pixel. Points that are not finite
 (hidden, or not known) are left out.
@@ -61,33 +61,46 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 
 def _fixed(points: np.ndarray, limit: float) -> np.ndarray:
     """Convert to OpenCV's fixed-point coordinates; far-off points are clipped so that they cannot overflow."""
-    return np.rint(np.clip(points, -limit, 2 * limit) * (1 << _SHIFT)).astype(np.int32)
-
-
-def _polylines(image: np.ndarray, lines: np.ndarray, closed: bool, color: tuple, thickness: int) -> None:
-    """Draw polylines [n, corners, 2]; those with a corner that is not finite are left out."""
-    lines = lines[np.isfinite(lines).all(axis=(-2, -1))]
-    if len(lines):
-        corners = _fixed(lines, 4.0 * max(image.shape[:2]))
-        cv2.polylines(image, list(corners), closed, color, thickness, cv2.LINE_AA, _SHIFT)
+    scaled = np.rint(np.clip(points, -limit, 2 * limit) * (1 << _SHIFT))
+    return np.ascontiguousarray(scaled, np.int32)  # OpenCV takes no strided corners
 
 
 def _disc(image: np.ndarray, point: np.ndarray, radius: float, color: tuple, thickness: int = -1) -> None:
     if np.isfinite(point).all():
         center = _fixed(point, 4.0 * max(image.shape[:2]))
-        cv2.circle(
-            image, (int(center[0]), int(center[1])), round(radius * (1 << _SHIFT)), color, thickness, cv2.LINE_AA, _SHIFT
-        )
+        at, size = (int(center[0]), int(center[1])), round(radius * (1 << _SHIFT))
+        cv2.circle(image, at, size, color, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def draw_text(
-    image: np.ndarray, text: str, x: float, y: float, scale: float = 0.5, color: tuple = _WHITE
-) -> None:
-    """Write text in place, its baseline starting at (x, y), light on a dark outline so that it reads on anything."""
-    origin = (round(x), round(y))
+@lru_cache(maxsize=256)
+def _text_masks(text: str, scale: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the coverage of a line of text and of its outline, float32 [h,w,1] 0..1, and the baseline's row.
+
+    The outline is grown from the letters: writing the text again with a thicker pen shifts them in newer OpenCV.
+    """
     thickness = max(1, round(1.4 * scale))
-    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, _BLACK, thickness + 2, cv2.LINE_AA)
-    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    margin = 3
+    letters = np.zeros((height + below + 2 * margin, max(1, width) + 2 * margin), np.uint8)
+    baseline = margin + height
+    cv2.putText(letters, text, (margin, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    outline = cv2.GaussianBlur(cv2.dilate(letters, np.ones((3, 3), np.uint8)), (3, 3), 0)
+    return (letters / np.float32(255))[..., None], (outline / np.float32(255))[..., None], baseline
+
+
+def draw_text(image: np.ndarray, text: str, x: float, y: float, scale: float = 0.5, color: tuple = _WHITE) -> None:
+    """Write text in place, its baseline starting at (x, y), light on a dark outline so that it reads on anything."""
+    if not text:
+        return
+    letters, outline, baseline = _text_masks(text, scale)
+    left, top = round(x) - 3, round(y) - baseline
+    rows = slice(max(0, -top), min(letters.shape[0], image.shape[0] - top))
+    columns = slice(max(0, -left), min(letters.shape[1], image.shape[1] - left))
+    if rows.stop <= rows.start or columns.stop <= columns.start:
+        return
+    part = image[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
+    ink, edge = letters[rows, columns], outline[rows, columns]
+    part[:] = (part * (1 - edge) * (1 - ink) + np.float32(color) * ink).astype(np.uint8)
 
 
 def text_width(text: str, scale: float = 0.5) -> int:
@@ -96,22 +109,49 @@ def text_width(text: str, scale: float = 0.5) -> int:
 
 
 def _draw_futures(
-    layer: np.ndarray, start: np.ndarray, mean: np.ndarray, covariance: np.ndarray | None, steps: Sequence[int],
-    colors: Sequence[tuple], thickness: int, probability: float,
+    layer: np.ndarray,
+    start: np.ndarray,
+    mean: np.ndarray,
+    covariance: np.ndarray | None,
+    steps: Sequence[int],
+    colors: Sequence[tuple],
+    thickness: int,
+    probability: float,
 ) -> None:
     """Draw paths from start [n,2] along mean [T,n,2], thinner with time, and the ellipses at the given steps."""
-    paths = np.concatenate([start[None], mean], axis=0)  # [T+1, n, 2]
+    limit = 4.0 * max(layer.shape[:2])
+    paths = np.concatenate([start[None], mean], axis=0).swapaxes(0, 1)  # [n, T+1, 2]
+    drawable = np.isfinite(paths).all(axis=(1, 2))
+    corners = _fixed(np.where(drawable[:, None, None], paths, 0.0), limit)
     third = max(1, len(mean) // 3)
-    sections = [(0, third, thickness + 1), (third, 2 * third, thickness), (2 * third, len(mean), max(1, thickness - 1))]
-    for index, color in enumerate(colors):
+    sections = [
+        (0, third, thickness + 1),
+        (third, 2 * third, thickness),
+        (2 * third, len(mean), max(1, thickness - 1)),
+    ]
+    for index in np.flatnonzero(drawable):
         for first, last, width in sections:
             if last > first:
-                _polylines(layer, paths[None, first : last + 1, index], False, color, width)
-        if covariance is not None and len(steps):
-            chosen = list(steps)
-            polygons = ellipse_polygons(mean[chosen, index], covariance[chosen, index], probability)
-            _polylines(layer, polygons, True, color, 1)
-        _disc(layer, mean[-1, index], thickness + 0.5, color)
+                line = [corners[index, first : last + 1]]
+                cv2.polylines(layer, line, False, colors[index], width, cv2.LINE_AA, _SHIFT)
+        _disc(layer, mean[-1, index], thickness + 0.5, colors[index])
+    if covariance is None or not len(steps):
+        return
+    chosen = list(steps)
+    polygons = ellipse_polygons(mean[chosen], covariance[chosen], probability)  # [steps, n, corners, 2]
+    known = np.isfinite(polygons).all(axis=(2, 3))
+    corners = _fixed(np.where(known[..., None, None], polygons, 0.0), limit)
+    for index, color in enumerate(colors):
+        outlines = list(corners[known[:, index], index])
+        if outlines:
+            cv2.polylines(layer, outlines, True, color, 1, cv2.LINE_AA, _SHIFT)
+
+
+def draw_rings(image: np.ndarray, points: np.ndarray, radius: float) -> None:
+    """Ring points [K,2] px in place, in the keypoints' colours: where they were expected."""
+    for point, color in zip(np.asarray(points), keypoint_colors(len(points)), strict=True):
+        _disc(image, point, radius, _BLACK, 3)
+        _disc(image, point, radius, color, 1)
 
 
 def draw_overlay(

@@ -1,9 +1,11 @@
-"""One ONNX graph ready to run: ONNX Runtime session, execution provider, and the shapes the manifest promises."""
+"""One ONNX graph ready to run: its session, its execution provider, and the shapes the manifest promises."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from gridkp_ros.runtime.bundle import Bundle, BundleError, TensorType
+from gridkp_ros.runtime.bundle import Bundle, BundleError
+from gridkp_ros.runtime.onnx_file import TensorType
 
 PROVIDERS = ("cpu", "cuda", "tensorrt", "auto")
 
@@ -25,19 +28,19 @@ _INSTALL = {
     "cuda": "install onnxruntime-gpu (in place of onnxruntime) with the CUDA and cuDNN versions it names",
     "tensorrt": "install onnxruntime-gpu (in place of onnxruntime) and TensorRT of the version it names",
 }
-_ORT_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
 class EngineError(RuntimeError):
-    """A graph cannot be run as asked: no such provider, an input of the wrong shape, or a failure inside it."""
+    """A graph cannot be run as asked: no such provider, a wrong shape, or a failure inside it."""
 
 
 class Engine:
-    """A graph of a bundle as an ONNX Runtime session whose inputs and outputs were checked against the manifest."""
+    """A graph of a bundle as an ONNX Runtime session, held to the shapes that the manifest promises."""
 
     def __init__(self, bundle: Bundle, file: str, *, provider: str = "cpu", num_threads: int = 0) -> None:
-        """Open a graph file of a bundle on a provider ("cpu", "cuda" or "tensorrt"; num_threads 0: ORT chooses).
+        """Open a graph file of a bundle on a provider: "cpu", "cuda" or "tensorrt".
 
+        num_threads: of the CPU for one graph; 0 leaves the choice to ONNX Runtime.
         Raises BundleError if the graph does not fit the manifest, EngineError if the provider cannot be had.
         """
         self.file = file
@@ -47,15 +50,13 @@ class Engine:
         self._session = _open_session(content, self.path, bundle.manifest.model_id, provider, num_threads)
         self.provider = self._session.get_providers()[0]
         self._output_names = list(self.outputs)
-        self._check("input", self._session.get_inputs(), self.inputs)
-        self._check("output", self._session.get_outputs(), self.outputs)
 
     def input_shape(self, name: str) -> tuple[Any, ...]:
-        """Return an input's dimensions as the graph states them: a number where fixed, a name or None where free."""
+        """Return an input's dimensions as the graph states them: numbers where fixed, else names or None."""
         return tuple(next(i for i in self._session.get_inputs() if i.name == name).shape)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph. Raises EngineError if a shape going in or coming out is not what the manifest says."""
+        """Run the graph. Raises EngineError if a shape going in or coming out is not the manifest's."""
         free: dict[str, int] = {}
         self._match("input", feeds, self.inputs, free)
         try:
@@ -65,25 +66,6 @@ class Engine:
         outputs = dict(zip(self._output_names, values, strict=True))
         self._match("output", outputs, self.outputs, free)
         return outputs
-
-    def _check(self, side: str, stated: list[Any], expected: Mapping[str, TensorType]) -> None:
-        """Compare what the graph states about itself with what the manifest promises."""
-        found = {s.name: s for s in stated}
-        if set(found) != set(expected):
-            raise BundleError(
-                f"{self.path} has {side}s {sorted(found)}, the manifest promises {sorted(expected)}: "
-                "export the bundle again"
-            )
-        for name, want in expected.items():
-            got = found[name]
-            dims_fit = len(got.shape) == len(want.dims) and all(
-                _dimension_fits(side, g, w) for g, w in zip(got.shape, want.dims, strict=True)
-            )
-            if got.type != _ORT_TYPES[want.dtype] or not dims_fit:
-                raise BundleError(
-                    f"{self.path}: {side} {name!r} is {got.type} {list(got.shape)}, the manifest promises "
-                    f"{want.dtype} {list(want.dims)} (letters: free): export the bundle again"
-                )
 
     def _match(
         self,
@@ -96,25 +78,15 @@ class Engine:
             if name not in values:
                 raise EngineError(f"{self.path} needs the input {name!r}")
             shape = values[name].shape
-            known = [
-                d if isinstance(d, int) else free.setdefault(d, n)
-                for d, n in zip(want.dims, shape, strict=False)
-            ]
+            known = [d if isinstance(d, int) else free.setdefault(d, n) for d, n in zip(want.dims, shape, strict=False)]
             if len(shape) != len(want.dims) or list(shape) != known:
                 raise EngineError(
                     f"{self.path}: {side} {name!r} has shape {list(shape)}, expected {list(want.dims)} with {free}"
                 )
 
 
-def _dimension_fits(side: str, stated: int | str | None, expected: int | str) -> bool:
-    if isinstance(expected, int):
-        return stated == expected or not isinstance(stated, int)
-    # B, S and N must be left free; a family may fix T, the length of one call.
-    return side == "output" or expected == "T" or not isinstance(stated, int)
-
-
 def choose_provider(provider: str) -> str:
-    """Resolve "auto" to "cuda" where ONNX Runtime offers it, else "cpu"; raise EngineError if one cannot be had.
+    """Resolve "auto" to "cuda" where ONNX Runtime offers it, else "cpu"; EngineError if one cannot be had.
 
     "auto" never takes TensorRT, which builds its engines for minutes before the first result.
     """
@@ -139,7 +111,7 @@ def _open_session(
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    # Between two frames a robot's cores are for the robot: threads that spin while waiting would keep them busy.
+    # Between two frames the cores are for the robot: threads that spin while they wait would keep them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers: list[Any] = [name]
@@ -155,12 +127,15 @@ def _open_session(
             _ORT_NAMES["cuda"],
         ]
     if provider != "cpu":
-        providers.append(
-            _ORT_NAMES["cpu"]
-        )  # for the few nodes (shape arithmetic) that a GPU provider leaves out
+        providers.append(_ORT_NAMES["cpu"])  # for the few nodes (shape arithmetic) that a GPU provider leaves out
+    if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):  # 1.21 and later
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to --json
+            onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
+        if provider != "cpu":
+            raise EngineError(f"{path} cannot be opened on {name} ({error}): {_INSTALL[provider]}") from error
         raise BundleError(
             f"{path} is refused by ONNX Runtime {onnxruntime.__version__} ({error}): export it again"
         ) from error

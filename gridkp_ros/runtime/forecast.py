@@ -1,4 +1,4 @@
-"""What a Predictor answers, and the arithmetic between a model's samples and a planner's mean and covariance."""
+"""What a Predictor answers, and the arithmetic from a model's samples to a planner's mean and covariance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 # A keypoint snapped to a grid is uniform within its cell: variance 1/12 of a cell squared on each axis.
 CELL_VARIANCE_PX2 = 1.0 / 12.0
-# With this many samples the noiseless one stands apart as the central future and is left out of the statistics.
+# From this many samples on, the noiseless one is the central future and left out of the statistics.
 MIN_SAMPLES_WITHOUT_CENTRE = 8
 
 
@@ -72,7 +72,7 @@ class Forecast:
         sample_weights: float32 [S], sum 1.
         mean: float32 [T, K, 2].
         covariance: float32 [T, K, 3] (xx, xy, yy), px^2.
-        confidence: float32 [T, K], probability within 2 cells of the predicted cell; NaN where a family has none.
+        confidence: float32 [T, K], probability within 2 cells of the predicted cell; NaN if not known.
         point_names: M names; named_mean: float32 [T, M, 2]; named_covariance: float32 [T, M, 3], px^2.
         model_id: of the bundle.
     """
@@ -114,13 +114,13 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def sample_covariance(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Covariance between samples without Bessel's correction: points [S, ..., 2] -> float64 [..., 3] (xx, xy, yy)."""
+    """Covariance between samples, without Bessel's correction: [S, ..., 2] -> [..., 3] (xx, xy, yy)."""
     x, y = np.moveaxis(points - weighted_mean(points, weights), -1, 0)
     return weighted_mean(np.stack([x * x, x * y, y * y], axis=-1), weights)
 
 
 def keypoint_covariance(points: np.ndarray, spread: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Covariance of each keypoint in model px^2: within samples + between samples + the cell's own; never zero.
+    """Covariance of each keypoint in model px^2: within + between samples + the cell's own; never zero.
 
     points [S, T, K, 2], spread [S, T, K, 3], weights [S] -> float64 [T, K, 3] (xx, xy, yy).
     """
@@ -136,10 +136,11 @@ def named_covariance(
 ) -> np.ndarray:
     """Covariance of each named point in model px^2.
 
-    Between samples it is that of the named points themselves, because keypoints of one instrument move together;
-    within a sample keypoints are independent and their spread goes through the probe; the probe's residual is added.
+    Between samples it is that of the named points themselves, because keypoints of one instrument move
+    together; within a sample keypoints are independent and their spread goes through the probe; the probe's
+    residual is added.
 
-    named_points [S, T, M, 2], spread [S, T, K, 3], probe_weight [2M, K*P], residual [M, 3] -> float64 [T, M, 3].
+    named_points [S, T, M, 2], spread [S, T, K, 3], probe_weight [2M, K*P], residual [M, 3] -> [T, M, 3].
     """
     num_points, num_keypoints = named_points.shape[-2], spread.shape[-2]
     w = probe_weight.reshape(num_points, 2, num_keypoints, -1)[..., :2]  # [M, 2 (out), K, 2 (in)]

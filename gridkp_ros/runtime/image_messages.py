@@ -88,15 +88,19 @@ def check_image_message(msg: Any) -> None:
         raise ImageError(f"image of {width}x{height} pixels is empty")
     row_bytes = width * encoding.bytes_per_pixel
     if step < row_bytes:
-        raise ImageError(f"image step {step} is shorter than one row: {width} pixels of {msg.encoding} take {row_bytes} bytes")
+        raise ImageError(
+            f"image step {step} is shorter than one row: {width} pixels of {msg.encoding} take {row_bytes} bytes"
+        )
     if step * height != size:
         raise ImageError(
-            f"image data holds {size} bytes, but {height} rows of step {step} are {step * height} ({msg.encoding} {width}x{height})"
+            f"image data holds {size} bytes, but {height} rows of step {step} are {step * height} "
+            f"({msg.encoding} {width}x{height})"
         )
     multiple_w, multiple_h = encoding.multiple
     if width % multiple_w or height % multiple_h:
         raise ImageError(
-            f"image of {width}x{height} pixels in {msg.encoding}: the size must be a multiple of {multiple_w}x{multiple_h}"
+            f"image of {width}x{height} pixels in {msg.encoding}: "
+            f"the size must be a multiple of {multiple_w}x{multiple_h}"
         )
 
 
@@ -111,9 +115,7 @@ def _tight(msg: Any) -> _RawImage:
     if msg.step != row_bytes:
         rows = np.frombuffer(data, np.uint8).reshape(msg.height, msg.step)
         data = np.ascontiguousarray(rows[:, :row_bytes]).reshape(-1)
-    return _RawImage(
-        msg.height, msg.width, encoding.alias or msg.encoding, int(msg.is_bigendian), row_bytes, data
-    )
+    return _RawImage(msg.height, msg.width, encoding.alias or msg.encoding, int(msg.is_bigendian), row_bytes, data)
 
 
 def _rosbags_convert(msg: Any, encoding: str) -> np.ndarray:

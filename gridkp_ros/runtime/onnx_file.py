@@ -1,13 +1,14 @@
-"""A look into an ONNX file without the `onnx` package: does it keep weights outside itself?
+"""A look into an ONNX file without the `onnx` package: what goes in and out, and is all of it in the file?
 
-ONNX Runtime reads an initializer's external data from whatever path the file names. A bundle must not reach outside
-its folder, so such files are found here, before ONNX Runtime sees them, by walking the protobuf wire format down to
-every TensorProto (field numbers: onnx/onnx.proto, unchanged since IR version 3).
+ONNX Runtime reads an initializer's external data from whatever path the file names. A bundle must not reach
+outside its folder, so such files are found here, before ONNX Runtime sees them, by walking the protobuf wire
+format down to every TensorProto (field numbers: onnx/onnx.proto, unchanged since IR version 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 # For each message: field number -> message it holds. Other fields are skipped.
 _CHILDREN = {
@@ -27,6 +28,8 @@ _CHILDREN = {
     "tensor": {},
 }
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
+_MODEL_GRAPH, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_INITIALIZER = 7, 11, 12, 5
+_ELEMENT_TYPES = {1: "float32", 2: "uint8"}  # TensorProto.DataType, those of a bundle
 _MAX_DEPTH = 64
 
 
@@ -34,11 +37,58 @@ class OnnxFileError(ValueError):
     """The bytes are not a well-formed ONNX model."""
 
 
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and dimensions of a graph's input or output; a dimension is a number or, where free, a name."""
+
+    dtype: str
+    dims: tuple[int | str, ...]
+
+
+def read_signature(content: bytes) -> tuple[dict[str, TensorType], dict[str, TensorType]]:
+    """Return a model's inputs and outputs by name, as the file states them. Raises OnnxFileError."""
+    graph = _only(memoryview(content), _MODEL_GRAPH, "graph of the model")
+    weights = {_text(w, _TENSOR_NAME) for w in _messages(graph, _GRAPH_INITIALIZER)}
+    sides = []
+    for number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
+        named = {_text(value, 1): value for value in _messages(graph, number)}
+        # Files of old list their weights among the inputs.
+        sides.append({name: _tensor_type(name, v) for name, v in named.items() if name not in weights})
+    return sides[0], sides[1]
+
+
 def find_external_data(content: bytes) -> str | None:
     """Return the name of the first tensor whose data lies outside the file, or None. Raises OnnxFileError."""
     if not any(number == 7 for number, _ in _fields(memoryview(content))):
         raise OnnxFileError("it holds no graph")
     return _search(memoryview(content), "model", 0)
+
+
+def _tensor_type(name: str, value_info: memoryview) -> TensorType:
+    """Read ValueInfoProto.type (2) .tensor_type (1): elem_type (1), shape (2) .dim (1): dim_value, dim_param."""
+    tensor = _only(_only(value_info, 2, f"type of {name!r}"), 1, f"tensor type of {name!r}")
+    element = next((v for n, v in _fields(tensor) if n == 1), 0)
+    dims: list[int | str] = []
+    for dimension in _messages(_only(tensor, 2, f"shape of {name!r}"), 1):
+        size = next((v for n, v in _fields(dimension) if n == 1), None)
+        dims.append(size if isinstance(size, int) else _text(dimension, 2) or "?")
+    return TensorType(_ELEMENT_TYPES.get(element, f"element type {element}"), tuple(dims))
+
+
+def _messages(message: memoryview, number: int) -> list[memoryview]:
+    return [value for n, value in _fields(message) if n == number and isinstance(value, memoryview)]
+
+
+def _only(message: memoryview, number: int, what: str) -> memoryview:
+    found = _messages(message, number)
+    if len(found) != 1:
+        raise OnnxFileError(f"it states the {what} {len(found)} times")
+    return found[0]
+
+
+def _text(message: memoryview, number: int) -> str:
+    found = _messages(message, number)
+    return bytes(found[-1]).decode("utf-8", "replace") if found else ""
 
 
 def _search(message: memoryview, kind: str, depth: int) -> str | None:

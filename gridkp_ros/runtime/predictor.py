@@ -1,4 +1,4 @@
-"""The streaming Predictor: frames in one by one, forecasts and predicted frames out, with NumPy and ONNX Runtime alone."""
+"""The streaming Predictor: frames in one by one, forecasts and predicted frames out."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Predictor:
             warmup_frames: frames absorbed after a fresh start before a forecast is made.
             seed: default seed of the samples' noise.
             temperature: default factor on the noise.
-            scene_cut_threshold: `scene.cut_score` above which a new scene is taken to have begun; 1 or more: never.
+            scene_cut_threshold: `scene.cut_score` above which a new scene has begun; 1 or more: never.
 
         Raises:
             BundleError: the bundle is refused.
@@ -81,14 +81,12 @@ class Predictor:
                 f"num_threads={num_threads} (>= 0): one is out of range"
             )
         if not scene_cut_threshold > 0:
-            raise PredictorError(
-                f"scene_cut_threshold is {scene_cut_threshold}: use a number > 0 (>= 1: never)"
-            )
+            raise PredictorError(f"scene_cut_threshold is {scene_cut_threshold}: use a number > 0 (>= 1: never)")
         _check_noise_settings(temperature, seed)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self.manifest = self.bundle.manifest
-        self.region, self.stereo_half = region, stereo_half
-        self.max_coast_steps, self.warmup_frames = max_coast_steps, warmup_frames
+        self._region, self._stereo_half = region, stereo_half
+        self.warmup_frames = warmup_frames
         self.seed, self.temperature = seed, temperature
         self.scene_cut_threshold = scene_cut_threshold
         self.epoch = 0
@@ -121,8 +119,13 @@ class Predictor:
         """Whether enough frames are in for a forecast."""
         return self._frames >= self.warmup_frames
 
+    @property
+    def max_coast_steps(self) -> int:
+        """Most steps to coast through missing frames before starting afresh."""
+        return self._clock.max_coast_steps
+
     def place(self) -> Placement:
-        """Return how the newest image lies in the model's input. Raises PredictorError before the first image."""
+        """Return how the newest image lies in the model's input; PredictorError before the first image."""
         if self._placement is None:
             raise PredictorError("no image has been observed yet: observe one first")
         return self._placement
@@ -130,10 +133,10 @@ class Predictor:
     # -- the stream
 
     def observe(self, image: np.ndarray, stamp_ns: int) -> Observation:
-        """Take a frame in: uint8 [H,W] grey or [H,W,3] RGB, stamped stamp_ns (nanoseconds of the stream's clock).
+        """Take a frame in: uint8 [H,W] grey or [H,W,3] RGB, stamped stamp_ns (nanoseconds).
 
-        Raises PredictorError for an image that cannot be used (nothing changes), or when the model fails on it (the
-        next frame then starts afresh).
+        Raises PredictorError for an image that cannot be used (nothing changes), or when the model fails on
+        it (the next frame then starts afresh).
         """
         placement, resized_from = self._place(image)
         if resized_from:
@@ -152,7 +155,7 @@ class Predictor:
         except EngineError as error:
             self.reset("inference failed")
             raise PredictorError(str(error)) from error
-        if structure is not None:  # a dark moment says nothing; the scene after it is compared with the one before
+        if structure is not None:  # else a dark moment: what follows is compared with what was before it
             self._structure = structure
         return self._observation(stamp_ns, tick)
 
@@ -170,10 +173,11 @@ class Predictor:
         temperature: float | None = None,
         seed: int | None = None,
     ) -> Forecast:
-        """Forecast horizon_steps from the newest absorbed frame, in num_samples futures (the first without noise).
+        """Forecast horizon_steps from the newest absorbed frame, in num_samples futures, the first noiseless.
 
-        The same stream, seed and temperature give the same forecast; a sample does not depend on how many others are
-        asked for, nor on the horizon. Raises PredictorError before warm-up is done or for a setting out of range.
+        The same stream, seed and temperature give the same forecast; a sample does not depend on how many
+        others are asked for, nor on the horizon. Raises PredictorError before warm-up is done or for a
+        setting out of range.
         """
         self._require_ready()
         return self._forecast_from(self._state, horizon_steps, num_samples, temperature, seed)
@@ -186,7 +190,7 @@ class Predictor:
         temperature: float | None = None,
         seed: int | None = None,
     ) -> Forecast:
-        """Forecast as if some keypoints had been elsewhere in the newest frame: keypoint index -> (x, y) as received.
+        """Forecast as if some keypoints (index -> x, y as received) had been elsewhere in the newest frame.
 
         Raises PredictorError as `forecast` does, and for an index or a place the model does not have.
         """
@@ -201,14 +205,14 @@ class Predictor:
     def render(self, forecast: Forecast, steps: Sequence[int], sample: int = 0) -> np.ndarray:
         """Draw predicted frames, uint8 [N, H, W, C] at model size, of steps of a forecast (1 is the first).
 
-        The reference frame is the newest absorbed one. Raises PredictorError for a forecast of another epoch, steps or
-        a sample it does not have.
+        The reference frame is the newest absorbed one. Raises PredictorError for a forecast of another epoch,
+        steps or a sample it does not have.
         """
         num_samples, num_steps = forecast.pose.shape[:2]
         if self._reference is None or forecast.epoch != self.epoch:
             raise PredictorError(
                 f"the forecast is of epoch {forecast.epoch}, the stream is at {self.epoch}"
-                f"{' and has no frame' if self._reference is None else ''}: render a forecast before the next fresh start"
+                f"{' and has no frame' if self._reference is None else ''}: render before a fresh start"
             )
         if not 0 <= sample < num_samples:
             raise PredictorError(f"sample {sample}: the forecast has samples 0 to {num_samples - 1}")
@@ -230,7 +234,7 @@ class Predictor:
     # -- inside
 
     def _start_engines(self, provider: str) -> str:
-        """Open the graphs every frame needs and return the provider in use; encode and render follow on first use."""
+        """Open the graphs every frame needs, return the provider in use; the others open on first use."""
         try:
             chosen = choose_provider(provider)
             try:
@@ -250,15 +254,11 @@ class Predictor:
         files = ["detect.onnx", "update.onnx", "forecast.onnx"]
         if self.manifest.coast_graph is not None:
             files.append(self.manifest.coast_graph)
-        self._engines = {
-            f: Engine(self.bundle, f, provider=provider, num_threads=self._num_threads) for f in files
-        }
+        self._engines = {f: Engine(self.bundle, f, provider=provider, num_threads=self._num_threads) for f in files}
 
     def _engine(self, file: str) -> Engine:
         if file not in self._engines:
-            self._engines[file] = Engine(
-                self.bundle, file, provider=self._provider, num_threads=self._num_threads
-            )
+            self._engines[file] = Engine(self.bundle, file, provider=self._provider, num_threads=self._num_threads)
         return self._engines[file]
 
     def _forget(self) -> None:
@@ -276,7 +276,7 @@ class Predictor:
         return {s.name: np.zeros((1, *s.shape), np.float32) for s in self.manifest.state}
 
     def _place(self, image: np.ndarray) -> tuple[Placement, str]:
-        """Return the image's placement, and "WxH to WxH" if its size is not the last one's. Raises PredictorError."""
+        """Return the image's placement, and "WxH to WxH" if its size is not that of the last image."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise PredictorError(
                 f"image {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}: "
@@ -289,8 +289,8 @@ class Predictor:
         if old is not None and (old.source_width, old.source_height) == (width, height):
             return old, ""
         try:
-            region = self.region
-            half = stereo_half(width, height, self.stereo_half)
+            region = self._region
+            half = stereo_half(width, height, self._stereo_half)
             if half is not None:
                 if region is not None:
                     region.check_inside(half.width, half.height)
@@ -337,15 +337,11 @@ class Predictor:
         """Advance the state by one step of the prior without noise."""
         noise = np.zeros((1, 1, 1, *self.manifest.forecast_noise.shape), np.float32)
         lead = {name: value[:, None] for name, value in state.items()}
-        out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(
-            self._forecast_feeds(lead, noise)
-        )
+        out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(self._forecast_feeds(lead, noise))
         return {s.name: out[f"{s.name}_out"][:, 0] for s in self.manifest.state}
 
     def _forecast_feeds(self, state: State, noise: np.ndarray) -> dict[str, np.ndarray]:
-        conditions = {
-            c.name: np.array(c.default, np.float32).reshape(1, *c.shape) for c in self.manifest.conditions
-        }
+        conditions = {c.name: np.array(c.default, np.float32).reshape(1, *c.shape) for c in self.manifest.conditions}
         return {**state, self.manifest.forecast_noise.name: noise, **conditions}
 
     def _require_ready(self) -> None:
@@ -361,31 +357,27 @@ class Predictor:
         for index, point in moved.items():
             if not 0 <= int(index) < m.num_keypoints:
                 raise PredictorError(f"keypoint {index}: the model has keypoints 0 to {m.num_keypoints - 1}")
-            x, y = (float(v) for v in point)
-            inside = (
-                part.x - 0.5 <= x <= part.x + part.width - 0.5
-                and part.y - 0.5 <= y <= part.y + part.height - 0.5
-            )
-            if not inside:
+            place = np.asarray(point, dtype=np.float64)
+            low, high = np.array([part.x, part.y]), np.array([part.x + part.width, part.y + part.height]) - 1
+            # Written so that a place that is not a number is refused as well.
+            if place.shape != (2,) or not ((low - 0.5 <= place) & (place <= high + 0.5)).all():
                 raise PredictorError(
-                    f"keypoint {index} moved to ({x:g}, {y:g}): the model sees x {part.x} to {part.x + part.width - 1}, "
-                    f"y {part.y} to {part.y + part.height - 1} of the image; choose a place inside"
+                    f"keypoint {index} moved to {place.tolist()}: the model sees x {low[0]} to {high[0]} and "
+                    f"y {low[1]} to {high[1]} of the image; choose a place inside"
                 )
-            place = placement.to_model_points(np.array([x, y]))
-            pose[int(index), :2] = (
-                points_to_cells(place, m.grid_width, m.grid_height) if m.has_grid else place
-            )
+            place = placement.to_model_points(place)
+            if m.has_grid:
+                place = points_to_cells(place, m.grid_width, m.grid_height)
+            pose[int(index), :2] = place
         return pose
 
     def _noise(self, num_samples: int, num_steps: int, temperature: float, seed: int) -> np.ndarray:
-        """Noise of a whole forecast, float32 [1, S, T, ...]: zero for sample 0, an own stream for each other sample."""
+        """Noise of a forecast, float32 [1, S, T, ...]: zero for sample 0, an own stream for each other."""
         noise = np.zeros((1, num_samples, num_steps, *self.manifest.forecast_noise.shape), np.float32)
         for sample in range(1, num_samples):
             sequence = np.random.SeedSequence([seed, self.epoch, self._clock.steps_done, sample])
             generator = np.random.Generator(np.random.PCG64(sequence))
-            noise[0, sample] = generator.standard_normal(noise.shape[2:], np.float32) * np.float32(
-                temperature
-            )
+            noise[0, sample] = generator.standard_normal(noise.shape[2:], np.float32) * np.float32(temperature)
         return noise
 
     def _forecast_from(
@@ -396,8 +388,8 @@ class Predictor:
         _check_noise_settings(temperature, seed)
         if horizon_steps < 1 or num_samples < 1 or horizon_steps * num_samples > MAX_POSES_PER_FORECAST:
             raise PredictorError(
-                f"horizon_steps={horizon_steps}, num_samples={num_samples}: both must be >= 1 and their product at most "
-                f"{MAX_POSES_PER_FORECAST}"
+                f"horizon_steps={horizon_steps}, num_samples={num_samples}: both must be >= 1 and their "
+                f"product at most {MAX_POSES_PER_FORECAST}"
             )
         noise = self._noise(num_samples, horizon_steps, temperature, seed)
         try:
@@ -411,7 +403,10 @@ class Predictor:
         return self._assemble(pose, spread, confidence)
 
     def _roll_out(self, state: State, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run `forecast` over noise [1, S, T, ...], in chunks the graph takes: pose, spread, confidence [S, T, ...]."""
+        """Run `forecast` over noise [1, S, T, ...] in as many calls as the graph needs.
+
+        Returns pose, spread and confidence, each [S, T, ...].
+        """
         engine = self._engine("forecast.onnx")
         name = self.manifest.forecast_noise.name
         fixed = engine.input_shape(name)[2]
@@ -422,7 +417,7 @@ class Predictor:
         for start in range(0, num_steps, chunk):
             part = noise[:, :, start : start + chunk]
             if isinstance(fixed, int) and part.shape[2] < fixed:
-                # The last call of a graph of fixed length runs past the horizon; what is past it is cut off below.
+                # The last call of a graph of fixed length runs past the horizon; the rest is cut off below.
                 part = np.pad(part, [(0, 0), (0, 0), (0, fixed - part.shape[2])] + [(0, 0)] * (part.ndim - 3))
             out = engine.run(self._forecast_feeds(state, part))
             state = {s.name: out[f"{s.name}_out"] for s in self.manifest.state}
@@ -435,9 +430,7 @@ class Predictor:
         weights = sample_weights(num_samples)
         xy = pose[..., :2].astype(np.float64)
         points = placement.to_source_points(xy)
-        times = [
-            clock.time_of_step_ns(clock.steps_done + i) - self._stamp_ns for i in range(1, num_steps + 1)
-        ]
+        times = [clock.time_of_step_ns(clock.steps_done + i) - self._stamp_ns for i in range(1, num_steps + 1)]
         names: tuple[str, ...] = ()
         named_mean, named_cov = np.zeros((num_steps, 0, 2)), np.zeros((num_steps, 0, 3))
         if probe is not None:
@@ -459,9 +452,7 @@ class Predictor:
             points=points.astype(np.float32),
             sample_weights=weights.astype(np.float32),
             mean=weighted_mean(points, weights).astype(np.float32),
-            covariance=placement.to_source_covariance(keypoint_covariance(xy, spread, weights)).astype(
-                np.float32
-            ),
+            covariance=placement.to_source_covariance(keypoint_covariance(xy, spread, weights)).astype(np.float32),
             confidence=weighted_mean(confidence, weights).astype(np.float32),
             point_names=names,
             named_mean=named_mean.astype(np.float32),
@@ -475,11 +466,7 @@ class Predictor:
         started = tick.action == "start"
         keypoints = {}
         if absorbed:
-            named = (
-                np.zeros((0, 2))
-                if m.probe is None
-                else placement.to_source_points(m.probe.points(self._pose))
-            )
+            named = np.zeros((0, 2)) if m.probe is None else placement.to_source_points(m.probe.points(self._pose))
             cells = np.zeros((0, 2), np.uint16)
             if m.has_grid:
                 cells = points_to_cells(self._pose[:, :2], m.grid_width, m.grid_height)
@@ -510,8 +497,6 @@ class Predictor:
 
 def _check_noise_settings(temperature: float, seed: int) -> None:
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise PredictorError(
-            f"temperature is {temperature}: use a number >= 0 (0: every sample is the central future)"
-        )
+        raise PredictorError(f"temperature is {temperature}: use a number >= 0 (0: every sample is the central future)")
     if seed < 0:
         raise PredictorError(f"seed is {seed}: use 0 or more")

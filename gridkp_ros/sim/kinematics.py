@@ -2,9 +2,9 @@
 
 The chain is that of the dVRK's PSM with a large needle driver, in modified Denavit-Hartenberg form
 (Kazanzides et al., "An open-source research kit for the da Vinci surgical system", ICRA 2014, and the dVRK's
-kinematic files): yaw and pitch about the RCM, insertion along the shaft, roll about it, wrist pitch, wrist yaw; the
-jaws open symmetrically about the last axis. Joint vectors are [..., 6] in rad and m. The base frame has its origin at
-the RCM and, with yaw = pitch = 0, the shaft along its -z.
+kinematic files): yaw and pitch about the RCM, insertion along the shaft, roll about it, wrist pitch, wrist
+yaw; the jaws open symmetrically about the last axis. Joint vectors are [..., 6] in rad and m. The base frame
+has its origin at the RCM and, with yaw = pitch = 0, the shaft along its -z.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TIP_ROW = (-np.pi / 2, 0.0, 0.0, L_YAW_TO_TIP_M)
 
 
 def dh_transform(alpha: float, a: float, theta: np.ndarray | float, d: np.ndarray | float) -> np.ndarray:
-    """Modified Denavit-Hartenberg transform Rx(alpha) Tx(a) Rz(theta) Tz(d): [..., 4, 4] for theta, d of shape [...]."""
+    """Modified Denavit-Hartenberg transform Rx(alpha) Tx(a) Rz(theta) Tz(d), [..., 4, 4]; theta, d: [...]."""
     theta, d = np.broadcast_arrays(np.asarray(theta, float), np.asarray(d, float))
     ct, st, ca, sa = np.cos(theta), np.sin(theta), np.cos(alpha), np.sin(alpha)
     out = np.zeros((*theta.shape, 4, 4))
@@ -43,7 +43,8 @@ def dh_transform(alpha: float, a: float, theta: np.ndarray | float, d: np.ndarra
 
 
 def forward(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pose of the jaw pivot's frame and of the tip's frame in the base frame, each [..., 4, 4], for joints [..., >=6].
+    """Pose of the jaw pivot's frame and of the tip's frame in the base frame, each [..., 4, 4], for joints
+    [..., >=6].
 
     The tip frame lies midway between the jaws' ends, z along the jaws; the pivot frame's z is the jaws' axis.
     """
@@ -56,18 +57,21 @@ def forward(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inverse(tip_m: np.ndarray, wrist: np.ndarray) -> np.ndarray:
-    """Joints [..., 6] that bring the tip to tip_m [..., 3] (base frame, m) with roll, wrist pitch and yaw as in wrist [..., 3].
+    """Joints [..., 6] that bring the tip to tip_m [..., 3] (base frame, m) with roll, wrist pitch and yaw as
+    in wrist [..., 3].
 
-    With the wrist given, the tip lies at a known place beside the shaft; insertion follows from its distance to the
-    RCM, and yaw and pitch turn it there. Closed form; a tip nearer to the RCM than the wrist reaches sideways has no
-    solution and raises ValueError.
+    With the wrist given, the tip lies at a known place beside the shaft; insertion follows from its distance
+    to the RCM, and yaw and pitch turn it there. Closed form; a tip nearer to the RCM than the wrist reaches
+    sideways has no solution and raises ValueError.
     """
     tip_m, wrist = np.asarray(tip_m, float), np.asarray(wrist, float)
     joints = np.concatenate([np.zeros_like(wrist), wrist], axis=-1)
     v = forward(joints)[1][..., :3, 3]
     inside = (tip_m**2).sum(-1) - (v[..., :2] ** 2).sum(-1)
     if np.any(inside <= 0):
-        raise ValueError(f"tip {np.sqrt((tip_m**2).sum(-1).min()):.4f} m from the remote centre: the wrist does not fit")
+        raise ValueError(
+            f"tip {np.sqrt((tip_m**2).sum(-1).min()):.4f} m from the remote centre: the wrist does not fit"
+        )
     vz = -np.sqrt(inside)
     insertion = v[..., 2] - vz
     # Ry(-yaw) Rx(-pitch) v = tip: the y coordinate gives pitch, then x and z give yaw.
@@ -82,7 +86,7 @@ def inverse(tip_m: np.ndarray, wrist: np.ndarray) -> np.ndarray:
 
 
 def jaw_tips(pivot_pose: np.ndarray, jaw_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the left and right jaw, each [..., 3], for pivot poses [..., 4, 4] and full opening angles [...]."""
+    """Ends of the left and right jaw, each [..., 3]; pivot poses [..., 4, 4], full opening angles [...]."""
     half = np.asarray(jaw_rad, float)[..., None] / 2
     along, across = pivot_pose[..., :3, 1], pivot_pose[..., :3, 0]
     origin = pivot_pose[..., :3, 3]
@@ -92,7 +96,7 @@ def jaw_tips(pivot_pose: np.ndarray, jaw_rad: np.ndarray) -> tuple[np.ndarray, n
 
 
 def quaternions(rotation: np.ndarray) -> np.ndarray:
-    """Unit quaternions [..., 4] as (x, y, z, w) of rotation matrices [..., 3, 3]; a sequence keeps one sign (w free)."""
+    """Unit quaternions [..., 4] (x, y, z, w) of rotations [..., 3, 3]; a sequence [T,3,3] has no sign jumps."""
     m = np.asarray(rotation, float)
     diagonal = np.stack([m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]], axis=-1)
     trace = diagonal.sum(-1)
@@ -103,7 +107,9 @@ def quaternions(rotation: np.ndarray) -> np.ndarray:
     xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
     wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
     rows = (
-        (squares[..., 0], xy, xz, wx), (xy, squares[..., 1], yz, wy), (xz, yz, squares[..., 2], wz),
+        (squares[..., 0], xy, xz, wx),
+        (xy, squares[..., 1], yz, wy),
+        (xz, yz, squares[..., 2], wz),
         (wx, wy, wz, squares[..., 3]),
     )
     for i, row in enumerate(rows):

@@ -1,7 +1,7 @@
 """Where the endoscope and the two manipulators stand in one episode.
 
-World frame: the mean tissue surface is z = 0, z towards the camera; seen through an untilted camera, x is to the right
-and y up. Optical frames: x right, y down, z along the line of sight. All lengths in metres.
+World frame: the mean tissue surface is z = 0, z towards the camera; seen through an untilted camera, x is to
+the right and y up. Optical frames: x right, y down, z along the line of sight. All lengths in metres.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .config import SimConfig
 class Layout:
     """Poses that stay fixed during an episode.
 
-    camera_pose: left optical frame in the world, [4,4]; fov_y_rad: vertical field of view; bases: base frames of both
-    manipulators in the world, [2,4,4]; home_rolls: shaft roll that turns the jaws' axis towards the camera, [2];
-    regions: centre of each arm's work area as fractions of the image (0 to 1 from the top left), [2,2];
-    peg_board: whether the surface is a peg board (tissue otherwise).
+    camera_pose: left optical frame in the world, [4,4]; fov_y_rad: vertical field of view; bases: base
+    frames of both manipulators in the world, [2,4,4]; home_rolls: shaft roll that turns the jaws' axis
+    towards the camera, [2]; regions: centre of each arm's work area as fractions of the image (0 to 1 from
+    the top left), [2,2]; peg_board: whether the surface is a peg board (tissue otherwise).
     """
 
     camera_pose: np.ndarray
@@ -33,7 +33,7 @@ class Layout:
     peg_board: bool
 
     def camera_matrix(self, config: SimConfig) -> np.ndarray:
-        """Pinhole matrix [3,3] of the images given out, pixel (0, 0) being the centre of the top-left pixel."""
+        """Pinhole matrix [3,3] of the images given out; pixel (0, 0) is the centre of the top-left pixel."""
         focal_y = config.height / 2 / np.tan(self.fov_y_rad / 2)
         focal_x = config.width / 2 / (np.tan(self.fov_y_rad / 2) * config.view_aspect)
         return np.array([[focal_x, 0, (config.width - 1) / 2], [0, focal_y, (config.height - 1) / 2], [0, 0, 1]])
@@ -44,12 +44,20 @@ class Layout:
         return out - np.array([self.baseline_m if right else 0.0, 0.0, 0.0])
 
     def on_plane(self, view: np.ndarray, height_m: np.ndarray | float, aspect: float) -> np.ndarray:
-        """World point(s) [..., 3] at this height above the tissue that appear at fractions `view` [..., 2] of the image."""
+        """World points [..., 3] this high above the tissue, seen at fractions `view` [..., 2] of the image."""
         view = np.asarray(view, float)
         tan_y = np.tan(self.fov_y_rad / 2)
-        ray = np.stack(
-            [(2 * view[..., 0] - 1) * tan_y * aspect, (2 * view[..., 1] - 1) * tan_y, np.ones(view.shape[:-1])], -1
-        ) @ self.camera_pose[:3, :3].T
+        ray = (
+            np.stack(
+                [
+                    (2 * view[..., 0] - 1) * tan_y * aspect,
+                    (2 * view[..., 1] - 1) * tan_y,
+                    np.ones(view.shape[:-1]),
+                ],
+                -1,
+            )
+            @ self.camera_pose[:3, :3].T
+        )
         origin = self.camera_pose[:3, 3]
         return origin + ray * ((height_m - origin[2]) / ray[..., 2])[..., None]
 
@@ -74,8 +82,8 @@ def sample_layout(config: SimConfig, rng: np.random.Generator) -> Layout:
     camera[:3, 3] = -direction * rng.uniform(*config.working_distance_m)
     fov_y = np.deg2rad(rng.uniform(*config.fov_y_deg))
 
-    # Sides the shafts come in from, as angles in the image (0 = right, 90 = top), for PSM1 and PSM2: PSM1 is the right
-    # hand's, as it mostly is on a dVRK (MTMR drives PSM1).
+    # Sides the shafts come in from, as angles in the image (0 = right, 90 = top), for PSM1 and PSM2: PSM1 is
+    # the right hand's, as it mostly is on a dVRK (MTMR drives PSM1).
     presets = ((0.0, 180.0), (45.0, 135.0), (325.0, 215.0), (60.0, 165.0), (15.0, 120.0), (20.0, 205.0))
     weights = (0.4, 0.2, 0.16, 0.08, 0.08, 0.08)
     azimuths = np.deg2rad(np.array(presets[rng.choice(len(presets), p=weights)]) + rng.normal(0, 11, 2))

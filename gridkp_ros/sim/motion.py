@@ -1,8 +1,9 @@
 """Goal-directed motions of both instruments, with the speed profile of a human hand.
 
-A movement is a sum of minimum-jerk submovements, which may overlap (Flash and Hogan 1985; Flash and Henis 1991), on
-top of postural sway (0.2 to 0.9 Hz) and physiological tremor (8 to 12 Hz). Gestures string movements together:
-reach, grasp, then pull, transfer or hand over to the other arm, and release, with pauses between them.
+A movement is a sum of minimum-jerk submovements, which may overlap (Flash and Hogan 1985; Flash and Henis
+1991), on top of postural sway (0.2 to 0.9 Hz) and physiological tremor (8 to 12 Hz). Gestures string
+movements together: reach, grasp, then pull, transfer or hand over to the other arm, and release, with pauses
+between them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import kinematics
-from .config import GESTURES, SimConfig
+from .config import GESTURES, SimConfig, SimError
 from .layout import Layout, sample_layout
 
 GRAVITY_M_S2 = 9.81
@@ -22,7 +23,7 @@ N_OBJECTS = 2  # a needle and a small piece (a ring or triangle on the peg board
 
 @dataclass(frozen=True)
 class Grip:
-    """One instrument holding something: arm 0 or 1; item: object index, -1 for the tissue itself; times in seconds."""
+    """An instrument (arm 0 or 1) that holds an item (object index, or -1 for the tissue)."""
 
     arm: int
     item: int
@@ -34,10 +35,10 @@ class Grip:
 class Motion:
     """What moves in one episode, without pictures.
 
-    stamps_s [T]; joints [T,2,7] (yaw, pitch, insertion, roll, wrist pitch, wrist yaw, jaw; rad and m); pivots, tips
-    [T,2,4,4]: jaw pivot's and tip's frames in the world; points_m [T,6,3]: the named points in the world, in the order
-    of POINT_NAMES; gestures uint8 [T,2]; objects [T,N,4,4]: poses of the loose objects in the world; grips: who holds
-    what when.
+    stamps_s [T]; joints [T,2,7] (yaw, pitch, insertion, roll, wrist pitch, wrist yaw, jaw; rad and m);
+    pivots, tips [T,2,4,4]: jaw pivot's and tip's frames in the world; points_m [T,6,3]: the named points in
+    the world, in the order of POINT_NAMES; gestures uint8 [T,2]; objects [T,N,4,4]: poses of the loose
+    objects in the world; grips: who holds what when.
     """
 
     layout: Layout
@@ -52,14 +53,14 @@ class Motion:
 
 
 def minimum_jerk(progress: np.ndarray) -> np.ndarray:
-    """Position 0..1 of a minimum-jerk movement at progress 0..1 in time, clipped outside (Flash and Hogan 1985, eq. 2)."""
+    """Position 0..1 of a minimum-jerk movement at progress 0..1 in time, clipped (Flash and Hogan 1985)."""
     s = np.clip(progress, 0.0, 1.0)
     return s**3 * (10 - 15 * s + 6 * s * s)
 
 
 @dataclass
 class _Arm:
-    """Plan of one arm: submovements of the state (tip x y z in m, roll, wrist pitch, wrist yaw, jaw in rad)."""
+    """Plan of one arm: submovements of (tip x, y, z in m; roll, wrist pitch, wrist yaw, jaw in rad)."""
 
     index: int
     state: np.ndarray  # [7], where the plan has come to
@@ -136,18 +137,21 @@ class _Planner:
     def wrist(self, arm: int) -> np.ndarray:
         """Draw roll, wrist pitch and wrist yaw, jaws more or less facing the camera."""
         r = self.rng
-        return np.array([
-            self.layout.home_rolls[arm] + r.normal(0, 0.35), np.clip(r.normal(0, 0.4), -0.9, 0.9),
-            np.clip(r.normal(0, 0.45), -0.95, 0.95),
-        ])
+        return np.array(
+            [
+                self.layout.home_rolls[arm] + r.normal(0, 0.35),
+                np.clip(r.normal(0, 0.4), -0.9, 0.9),
+                np.clip(r.normal(0, 0.45), -0.95, 0.95),
+            ]
+        )
 
     def duration(self, arm: _Arm, tip: np.ndarray, least_s: float = 0.5, peak: float = 1.0) -> float:
-        """Time a reach takes so that its peak speed (1.875 times the mean, for minimum jerk) is this hand's."""
+        """Time of a reach whose peak speed (1.875 times the mean, for minimum jerk) is this hand's."""
         distance = float(np.linalg.norm(tip - arm.state[:3]))
         return max(least_s, 1.875 * distance / (self.peak_m_s * peak)) * self.rng.uniform(1.0, 1.25)
 
-    def reach(self, arm: _Arm, start_s: float, tip: np.ndarray, jaw: float, gesture: str = "reach") -> float:
-        """Go to a point: the main movement stops a little off, a second one that overlaps it corrects. Return its end."""
+    def reach(self, arm: _Arm, start_s: float, tip: np.ndarray, jaw: float) -> float:
+        """Go to a point: a movement that ends a little off, and one that corrects it. Return the end."""
         r = self.rng
         took = self.duration(arm, tip)
         end = start_s + took
@@ -162,7 +166,7 @@ class _Planner:
         jaw_start = start_s + took * r.uniform(0.2, 0.6)
         arm.move(jaw_start, jaw_start + r.uniform(0.3, 0.6), jaw=jaw)
         end = max(end, fix_end, turn_start + 0.4)
-        arm.label(start_s, end, gesture)
+        arm.label(start_s, end, "reach")
         return end
 
     def grasp(self, arm: _Arm, start_s: float, tip: np.ndarray, item: int, item_rad: float) -> float:
@@ -208,6 +212,7 @@ class _Planner:
         return start_s + took
 
     def let_go(self, arm: int, at_s: float, where: np.ndarray) -> None:
+        """End what this arm holds; an object falls to the ground from there."""
         for i, grip in enumerate(self.grips):
             if grip.arm == arm and grip.end_s == np.inf:
                 self.grips[i] = Grip(arm, grip.item, grip.start_s, at_s)
@@ -255,7 +260,7 @@ class _Planner:
         return t
 
     def hand_over(self, giver: _Arm, taker: _Arm, start_s: float, item: int) -> float:
-        """Bring what is held to the middle, where the other arm takes it. Return when the taker has put it down."""
+        """Bring what is held to the middle, where the other arm takes it. Return when it is put down."""
         r = self.rng
         middle = self.layout.on_plane(0.5 + r.normal(0, 0.07, 2), r.uniform(0.006, 0.012), self.config.view_aspect)
         side = self.layout.bases[taker.index][:3, 2] * [1, 1, 0]
@@ -275,7 +280,9 @@ class _Planner:
         seen = self.layout.to_camera(point)
         tan_y = np.tan(self.layout.fov_y_rad / 2)
         view = 0.5 + 0.5 * seen[:2] / seen[2] / tan_y / [self.config.view_aspect, 1]
-        return self.layout.on_plane(np.clip(view, (0.13, 0.15), (0.87, 0.85)), max(point[2], 0.001), self.config.view_aspect)
+        return self.layout.on_plane(
+            np.clip(view, (0.13, 0.15), (0.87, 0.85)), max(point[2], 0.001), self.config.view_aspect
+        )
 
     def excursion(self, arm: _Arm, start_s: float) -> float:
         """Leave the picture the way the shaft came, stay out, and come back."""
@@ -300,7 +307,8 @@ class _Planner:
                 self.excursion(active, t)
             begin = t
             t = self.task(active, max(t, active.free_s))
-            # The other hand mostly holds still; now and then it shifts its place a little, or works at the same time.
+            # The other hand mostly holds still; now and then it shifts its place a little, or works at the
+            # same time.
             if other.free_s < t - 1.0 and r.uniform() < 0.55:
                 start = max(other.free_s, begin) + r.uniform(0, 0.5 * (t - max(other.free_s, begin)))
                 near = other.state[:3] + np.append(r.normal(0, 0.006, 2), r.normal(0, 0.002))
@@ -315,7 +323,7 @@ class _Planner:
 def _oscillation(
     rng: np.random.Generator, stamps_s: np.ndarray, low_hz: float, high_hz: float, std: float, n_axes: int
 ) -> np.ndarray:
-    """A narrow-band wander [T,n_axes] of this standard deviation: a sum of sines, so it is the same at any frame rate."""
+    """A narrow-band wander [T,n_axes] of this standard deviation: sines, so the same at any frame rate."""
     n = 5
     hz = rng.uniform(low_hz, high_hz, (n, 1, n_axes))
     phase = rng.uniform(0, 2 * np.pi, (n, 1, n_axes))
@@ -323,7 +331,7 @@ def _oscillation(
 
 
 def _object_poses(stamps_s: np.ndarray, tips: np.ndarray, grips: list[Grip], start: np.ndarray) -> np.ndarray:
-    """Poses [T,N,4,4] of loose objects: still, or rigidly with the instrument that took them last, or falling."""
+    """Poses [T,N,4,4] of loose objects: still, with the instrument that took them last, or falling."""
     out = np.empty((len(stamps_s), len(start), 4, 4))
     for item in range(len(start)):
         pose, holder, relative, let_go_s, fell_from = start[item].copy(), -1, np.eye(4), -np.inf, REST_M
@@ -347,7 +355,12 @@ def _object_poses(stamps_s: np.ndarray, tips: np.ndarray, grips: list[Grip], sta
 
 
 def simulate_motion(config: SimConfig, seed: int) -> Motion:
-    """Plan and sample the motion of one episode: kinematics only, nothing is rendered (some milliseconds)."""
+    """Plan and sample the motion of an episode: kinematics only, nothing is rendered (about 10 ms).
+
+    Raises SimError if the seed is negative.
+    """
+    if seed < 0:
+        raise SimError(f"seed {seed}: use a whole number >= 0")
     layout = sample_layout(config, np.random.default_rng([seed, 1]))
     rng = np.random.default_rng([seed, 2])
     planner = _Planner(config, layout, rng)

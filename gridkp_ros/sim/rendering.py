@@ -26,7 +26,7 @@ GL_ADVICE = (
 
 
 def _open_context(name: str, width: int, height: int) -> Any:
-    """Make a current GL context of this backend (osmesa, egl or glfw), whatever MuJoCo chose when it was imported."""
+    """Make a current GL context of this backend (osmesa, egl, glfw), whichever MuJoCo itself is set to."""
     os.environ.setdefault("MUJOCO_GL", name)
     context = importlib.import_module(f"mujoco.{name}").GLContext(width, height)
     context.make_current()
@@ -49,7 +49,10 @@ def _try_backend(name: str) -> str | None:
 def _backend(wanted: str) -> tuple[str | None, str | None]:
     """(The backend that works, None), or (None, the sentence that says why none does)."""
     if importlib.util.find_spec("mujoco") is None:
-        return None, "cannot render: the Python package mujoco is missing; install gridkp_ros with its 'sim' extra"
+        return (
+            None,
+            "cannot render: the Python package mujoco is missing; install gridkp_ros with its 'sim' extra",
+        )
     problems = []
     for name in (wanted,) if wanted else ("osmesa", "egl"):
         problem = _try_backend(name)
@@ -174,7 +177,7 @@ class SceneRenderer:
         self._tented = bool(lifts)
 
     def render(self, camera: str = "left") -> tuple[np.ndarray, np.ndarray]:
-        """Return (RGB uint8 [h,w,3], depth float32 [h,w] in m along the line of sight) at the rendered size."""
+        """Return RGB uint8 [h,w,3] and depth float32 [h,w] (m along the optical axis), as rendered."""
         mj = self._mj
         view = mj.MjvCamera()
         view.type, view.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, self._model.camera(camera).id
@@ -218,8 +221,12 @@ def _sample_lens(config: SimConfig, rng: np.random.Generator) -> _Lens:
     gain = gain[..., None] * (balance * rng.uniform(0.8, 1.45)).astype(np.float32)
     scale = config.height / 64
     return _Lens(
-        gain.astype(np.float32), rng.uniform(0.75, 1.3), rng.choice([0, rng.uniform(0.05, 0.16)]) * scale / 4,
-        rng.uniform(0, 0.35), rng.uniform(0.2, 1.0) * config.noise, rng.uniform(-8, 8),
+        gain.astype(np.float32),
+        rng.uniform(0.75, 1.3),
+        rng.choice([0, rng.uniform(0.05, 0.16)]) * scale / 4,
+        rng.uniform(0, 0.35),
+        rng.uniform(0.2, 1.0) * config.noise,
+        rng.uniform(-8, 8),
     )
 
 
@@ -242,18 +249,21 @@ def _expose(rgb: np.ndarray, lens: _Lens, config: SimConfig, rng: np.random.Gene
 
 
 def _project(points_camera: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Pixels [..., 2] of points [..., 3] in an optical frame; a point behind the lens is put at its plane's depth."""
+    """Pixels [..., 2] of points [..., 3] in an optical frame; a point nearer than 5 mm is put there."""
     z = np.maximum(points_camera[..., 2:], 0.005)
     return points_camera[..., :2] / z * np.diag(matrix)[:2] + matrix[:2, 2]
 
 
-# How far in front of a named point its own instrument's surface may lie, m: a tip is on the jaw's edge, the wrist inside.
+# How far in front of a named point its own instrument's surface may lie, m: a tip is on the jaw's edge, the
+# wrist inside.
 _BURIED_M = np.array([0.0025, 0.0025, 0.0055] * 2)
 
 
 def _visible(points_camera: np.ndarray, pixels: np.ndarray, depth: np.ndarray, config: SimConfig) -> np.ndarray:
-    """Which points [6] are in the image with nothing in front of them, by the depth buffer of the left eye."""
-    inside = ((pixels > -0.5) & (pixels < [config.width - 0.5, config.height - 0.5])).all(-1)
+    """Which points [6] are in the image with nothing in front of them, by the left eye's depth buffer."""
+    inside = (points_camera[:, 2] > 0.008) & (
+        (pixels > -0.5) & (pixels < [config.width - 0.5, config.height - 0.5])
+    ).all(-1)
     scale = np.array([depth.shape[1] / config.width, depth.shape[0] / config.height])
     at = np.rint((pixels + 0.5) * scale - 0.5).astype(int)
     out = np.zeros(len(pixels), bool)
@@ -267,13 +277,18 @@ def _visible(points_camera: np.ndarray, pixels: np.ndarray, depth: np.ndarray, c
 def render_episode(
     motion: Motion, config: SimConfig, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> Episode:
-    """Render a motion. progress, if given, is called with (frames done, frames in all). Raises SimError without GL."""
+    """Render a motion; progress is called with (frames done, frames in all). Raises SimError without GL."""
     layout, matrix, n = motion.layout, motion.layout.camera_matrix(config), len(motion.stamps_s)
-    lens_rng, noise_rng = np.random.default_rng([seed, 4]), np.random.default_rng([seed, 5])
-    lens = _sample_lens(config, lens_rng)
+    if n != config.n_frames:
+        raise SimError(f"motion has {n} stamps but the configuration asks for {config.n_frames}: simulate it with that")
+    lens = _sample_lens(config, np.random.default_rng([seed, 4]))
     eyes = ("left", "right") if config.stereo else ("left",)
-    points = {"left": layout.to_camera(motion.points_m), "right": layout.to_camera(motion.points_m, right=True)}
+    points = {
+        "left": layout.to_camera(motion.points_m),
+        "right": layout.to_camera(motion.points_m, right=True),
+    }
     pixels = {eye: _project(points[eye], matrix) for eye in eyes}
+    noise_rngs = {"left": np.random.default_rng([seed, 5]), "right": np.random.default_rng([seed, 6])}
     images = {eye: np.empty((n, config.height, config.width, 3), np.uint8) for eye in eyes}
     visible = np.zeros((n, 6), bool)
     with SceneRenderer(config, motion, seed) as renderer:
@@ -281,7 +296,7 @@ def render_episode(
             renderer.pose(k)
             for eye in eyes:
                 rgb, depth = renderer.render(eye)
-                images[eye][k] = _expose(rgb, lens, config, noise_rng)
+                images[eye][k] = _expose(rgb, lens, config, noise_rngs[eye])
                 if eye == "left":
                     visible[k] = _visible(points[eye][k], pixels[eye][k], depth, config)
             if progress:
@@ -292,17 +307,23 @@ def render_episode(
     for arm in (0, 1):
         poses[:, arm, 3:] = quaternions(rotation[:, arm])
     return Episode(
-        config=config, seed=seed, stamps_s=motion.stamps_s, left=images["left"], right=images.get("right"),
+        config=config,
+        seed=seed,
+        stamps_s=motion.stamps_s,
+        left=images["left"],
+        right=images.get("right"),
         points_px=pixels["left"].astype(np.float32),
         points_right_px=pixels["right"].astype(np.float32) if config.stereo else None,
-        visible=visible, joints=motion.joints.astype(np.float32), tool_poses=poses,
-        jaw_rad=motion.joints[..., 6].astype(np.float32), gestures=motion.gestures, camera_matrix=matrix,
+        visible=visible,
+        joints=motion.joints.astype(np.float32),
+        tool_poses=poses,
+        jaw_rad=motion.joints[..., 6].astype(np.float32),
+        gestures=motion.gestures,
+        camera_matrix=matrix,
         baseline_m=layout.baseline_m,
     )
 
 
-def generate_episode(
-    config: SimConfig, seed: int, progress: Callable[[int, int], None] | None = None
-) -> Episode:
+def generate_episode(config: SimConfig, seed: int, progress: Callable[[int, int], None] | None = None) -> Episode:
     """Simulate and render the episode of this configuration and seed. Raises SimError without GL."""
     return render_episode(simulate_motion(config, seed), config, seed, progress)

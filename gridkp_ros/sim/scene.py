@@ -1,12 +1,14 @@
-"""The MuJoCo model of one episode: instruments, surface, loose objects, lights and cameras, with their looks drawn.
+"""The MuJoCo model of one episode: instruments, surface, loose objects, lights and cameras, with their looks
+drawn.
 
-Everything that moves is a joint of an instrument (the chain of kinematics.DH_ROWS), a mocap body (the loose objects),
-a geometry laid anew (the thread) or a vertex of the surface (tissue that is pulled).
+Everything that moves is a joint of an instrument (the chain of kinematics.DH_ROWS), a mocap body (the loose
+objects), a geometry laid anew (the thread) or a vertex of the surface (tissue that is pulled).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import cv2
@@ -23,7 +25,7 @@ THREAD_PIECES = 14
 
 @dataclass(frozen=True)
 class Surface:
-    """What lies under the instruments: heights, m, [n,n] (row 0 at the world's -y), all below 0, and its picture."""
+    """What lies under the instruments: heights, m, [n,n] (row 0 at the world's -y), below 0; its picture."""
 
     heights_m: np.ndarray
     picture: np.ndarray
@@ -50,16 +52,16 @@ def _quat_wxyz(rotation: np.ndarray) -> str:
 
 
 def _add(parent: ET.Element, tag: str, **attributes: object) -> ET.Element:
-    return ET.SubElement(
-        parent, tag, {k.rstrip("_"): v if isinstance(v, str) else _numbers(v) for k, v in attributes.items()}
-    )
+    return ET.SubElement(parent, tag, {k: v if isinstance(v, str) else _numbers(v) for k, v in attributes.items()})
 
 
 def _png(picture: np.ndarray) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def build_model(config: SimConfig, layout: Layout, surface: Surface, rng: np.random.Generator) -> tuple[str, dict[str, bytes]]:
+def build_model(
+    config: SimConfig, layout: Layout, surface: Surface, rng: np.random.Generator
+) -> tuple[str, dict[str, bytes]]:
     """Return (MJCF, assets by file name) of an episode."""
     width, height = config.render_size
     root = ET.Element("mujoco")
@@ -69,7 +71,14 @@ def build_model(config: SimConfig, layout: Layout, surface: Surface, rng: np.ran
     _add(visual, "global", offwidth=f"{width}", offheight=f"{height}")
     _add(visual, "quality", shadowsize="0", offsamples="0", numslices="20", numstacks="12", numquads="2")
     _add(visual, "map", znear=0.08, zfar=8.0)
-    _add(visual, "headlight", active="1", ambient=[rng.uniform(0.05, 0.18)] * 3, diffuse=[0, 0, 0], specular=[0, 0, 0])
+    _add(
+        visual,
+        "headlight",
+        active="1",
+        ambient=[rng.uniform(0.05, 0.18)] * 3,
+        diffuse=[0, 0, 0],
+        specular=[0, 0, 0],
+    )
     asset, world = _add(root, "asset"), _add(root, "worldbody")
     assets = {"surface.png": _png(surface.picture), "metal.png": _png(textures.metal(rng))}
     _add(asset, "texture", name="surface", type="2d", file="surface.png")
@@ -78,7 +87,16 @@ def build_model(config: SimConfig, layout: Layout, surface: Surface, rng: np.ran
     _add(asset, "material", name="surface", texture="surface", specular=wet, shininess=rng.uniform(0.3, 0.8))
     assets["surface.msh"] = _surface_mesh(surface)
     _add(asset, "mesh", name="surface", file="surface.msh", inertia="shell")
-    _add(world, "geom", name="surface", type="mesh", mesh="surface", material="surface", contype="0", conaffinity="0")
+    _add(
+        world,
+        "geom",
+        name="surface",
+        type="mesh",
+        mesh="surface",
+        material="surface",
+        contype="0",
+        conaffinity="0",
+    )
 
     _cameras(world, layout)
     _lights(world, layout, rng)
@@ -101,7 +119,7 @@ def surface_normals(heights_m: np.ndarray) -> np.ndarray:
 
 
 def _surface_mesh(surface: Surface) -> bytes:
-    """The surface as MuJoCo's binary mesh, its vertices the grid row by row: counts, vertices, normals, uv, triangles."""
+    """The surface as MuJoCo's binary mesh (counts, vertices, normals, uv, triangles), the grid row by row."""
     n = SURFACE_CELLS
     heights = surface.heights_m
     axis = np.linspace(-SURFACE_HALF_M, SURFACE_HALF_M, n)
@@ -111,16 +129,27 @@ def _surface_mesh(surface: Surface) -> bytes:
     k = np.arange(n * n).reshape(n, n)
     a, b, c, d = (part.ravel() for part in (k[:-1, :-1], k[:-1, 1:], k[1:, 1:], k[1:, :-1]))
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
-    parts = [np.array([n * n, n * n, n * n, len(faces)], np.int32), vertices.astype(np.float32),
-             surface_normals(heights).astype(np.float32), uv.astype(np.float32), faces.astype(np.int32)]
+    parts = [
+        np.array([n * n, n * n, n * n, len(faces)], np.int32),
+        vertices.astype(np.float32),
+        surface_normals(heights).astype(np.float32),
+        uv.astype(np.float32),
+        faces.astype(np.int32),
+    ]
     return b"".join(part.tobytes() for part in parts)
 
 
 def _cameras(world: ET.Element, layout: Layout) -> None:
     rotation = layout.camera_pose[:3, :3] @ np.diag([1.0, -1.0, -1.0])  # optical frame -> OpenGL's
     for name, offset in (("left", 0.0), ("right", layout.baseline_m)):
-        _add(world, "camera", name=name, pos=layout.camera_pose[:3, 3] + offset * layout.camera_pose[:3, 0],
-             quat=_quat_wxyz(rotation), fovy=np.rad2deg(layout.fov_y_rad))
+        _add(
+            world,
+            "camera",
+            name=name,
+            pos=layout.camera_pose[:3, 3] + offset * layout.camera_pose[:3, 0],
+            quat=_quat_wxyz(rotation),
+            fovy=np.rad2deg(layout.fov_y_rad),
+        )
 
 
 def _lights(world: ET.Element, layout: Layout, rng: np.random.Generator) -> None:
@@ -131,16 +160,40 @@ def _lights(world: ET.Element, layout: Layout, rng: np.random.Generator) -> None
     for k in (-1, 1):  # the two fibre bundles beside the lenses
         at = pose[:3, 3] + pose[:3, 0] * (k * rng.uniform(0.003, 0.008)) + pose[:3, 1] * rng.normal(0, 0.003)
         aim = pose[:3, 2] + pose[:3, :3] @ np.append(rng.normal(0, 0.08, 2), 0)
-        _add(world, "light", pos=at, dir=aim, castshadow="false", cutoff=rng.uniform(45, 75), exponent=rng.uniform(2, 18),
-             diffuse=0.5 * strength * colour, specular=rng.uniform(0.5, 1.0) * colour, attenuation=[1, 0, 0])
+        _add(
+            world,
+            "light",
+            pos=at,
+            dir=aim,
+            castshadow="false",
+            cutoff=rng.uniform(45, 75),
+            exponent=rng.uniform(2, 18),
+            diffuse=0.5 * strength * colour,
+            specular=rng.uniform(0.5, 1.0) * colour,
+            attenuation=[1, 0, 0],
+        )
     for _ in range(2):  # light thrown back by the surroundings: next to nothing on tissue, a second highlight on metal
         at = np.append(rng.normal(0, 0.06, 2), rng.uniform(0.03, 0.09))
-        _add(world, "light", pos=at, dir=-at, castshadow="false", diffuse=rng.uniform(0.0, 0.12) * colour,
-             specular=rng.uniform(0.2, 0.8) * colour)
+        _add(
+            world,
+            "light",
+            pos=at,
+            dir=-at,
+            castshadow="false",
+            diffuse=rng.uniform(0.0, 0.12) * colour,
+            specular=rng.uniform(0.2, 0.8) * colour,
+        )
     if rng.uniform() < 0.4:  # stray light
         at = np.append(rng.normal(0, 0.08, 2), rng.uniform(0.05, 0.2))
-        _add(world, "light", pos=at, dir=-at, castshadow="false", diffuse=rng.uniform(0.05, 0.35) * colour,
-             specular=rng.uniform(0, 0.4) * colour)
+        _add(
+            world,
+            "light",
+            pos=at,
+            dir=-at,
+            castshadow="false",
+            diffuse=rng.uniform(0.05, 0.35) * colour,
+            specular=rng.uniform(0, 0.4) * colour,
+        )
 
 
 @dataclass(frozen=True)
@@ -166,13 +219,26 @@ def _materials(asset: ET.Element, name: str, rng: np.random.Generator) -> _Look:
         "mark": (rng.uniform(0.05, 0.35) * np.ones(3), 0.6, 0.4, True),
     }
     for part, (rgb, specular, shininess, textured) in parts.items():
-        _add(asset, "material", name=f"{name}_{part}", rgba=[*np.clip(rgb, 0, 1), 1], specular=specular,
-             shininess=shininess, **({"texture": "metal", "texrepeat": [1, 1]} if textured else {}))
+        _add(
+            asset,
+            "material",
+            name=f"{name}_{part}",
+            rgba=[*np.clip(rgb, 0, 1), 1],
+            specular=specular,
+            shininess=shininess,
+            **({"texture": "metal", "texrepeat": [1, 1]} if textured else {}),
+        )
     return _Look(*(f"{name}_{part}" for part in parts))
 
 
 def _instrument(
-    asset: ET.Element, world: ET.Element, index: int, base: np.ndarray, look: _Look, stout: float, rng: np.random.Generator
+    asset: ET.Element,
+    world: ET.Element,
+    index: int,
+    base: np.ndarray,
+    look: _Look,
+    stout: float,
+    rng: np.random.Generator,
 ) -> None:
     """One chain of bodies in the frames of kinematics.DH_ROWS, with the shapes of a needle driver on it."""
     name = f"psm{index + 1}"
@@ -180,8 +246,13 @@ def _instrument(
     bodies = []
     for k, (alpha, a, theta, d, turns) in enumerate(kinematics.DH_ROWS):
         frame = kinematics.dh_transform(alpha, a, theta, d)
-        body = _add(body, "body", name=f"{name}_{kinematics.JOINT_NAMES[k]}", pos=frame[:3, 3],
-                    quat=_quat_wxyz(frame[:3, :3]))
+        body = _add(
+            body,
+            "body",
+            name=f"{name}_{kinematics.JOINT_NAMES[k]}",
+            pos=frame[:3, 3],
+            quat=_quat_wxyz(frame[:3, :3]),
+        )
         _add(body, "joint", type="hinge" if turns else "slide", axis=[0, 0, 1])
         _add(body, "inertial", pos=[0, 0, 0], mass=0.01, diaginertia=[1e-6] * 3)
         bodies.append(body)
@@ -192,18 +263,52 @@ def _instrument(
     roll, pitch, yaw = bodies[3], bodies[4], bodies[5]
     radius = 0.0040 * stout
     shape(roll, look.shaft, type="cylinder", fromto=[0, 0, -0.30, 0, 0, -0.0105], size=[radius])
-    shape(roll, look.collar, type="cylinder", fromto=[0, 0, -0.0115, 0, 0, -0.0065], size=[radius * rng.uniform(0.9, 1.04)])
+    shape(
+        roll,
+        look.collar,
+        type="cylinder",
+        fromto=[0, 0, -0.0115, 0, 0, -0.0065],
+        size=[radius * rng.uniform(0.9, 1.04)],
+    )
     for side in (-1, 1):  # the fork that carries the pitch axis (y of this frame)
-        shape(roll, look.collar, type="box", pos=[0, side * 0.0031 * stout, -0.0035],
-              size=[0.0026 * stout, 0.0007, 0.0042])
-        shape(pitch, look.wrist, type="cylinder", pos=[0, 0, side * 0.0026 * stout], size=[0.0028 * stout, 0.0007])
-        shape(pitch, look.mark, type="cylinder", pos=[0.0003, side * 0.0030 * stout, 0], size=[0.0008, 0.0004],
-              quat=_quat_wxyz(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0.0]])))
+        shape(
+            roll,
+            look.collar,
+            type="box",
+            pos=[0, side * 0.0031 * stout, -0.0035],
+            size=[0.0026 * stout, 0.0007, 0.0042],
+        )
+        shape(
+            pitch,
+            look.wrist,
+            type="cylinder",
+            pos=[0, 0, side * 0.0026 * stout],
+            size=[0.0028 * stout, 0.0007],
+        )
+        shape(
+            pitch,
+            look.mark,
+            type="cylinder",
+            pos=[0.0003, side * 0.0030 * stout, 0],
+            size=[0.0008, 0.0004],
+            quat=_quat_wxyz(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0.0]])),
+        )
         # the two cheeks between which the jaws turn about the yaw axis (y of this frame)
-        shape(pitch, look.wrist, type="ellipsoid", pos=[0.0052, side * 0.0019 * stout, 0],
-              size=[0.0068, 0.0016 * stout, 0.0037 * stout])
-        shape(pitch, look.mark, type="cylinder", pos=[0.0091, side * 0.0031 * stout, 0], size=[0.0007, 0.0004],
-              quat=_quat_wxyz(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0.0]])))
+        shape(
+            pitch,
+            look.wrist,
+            type="ellipsoid",
+            pos=[0.0052, side * 0.0019 * stout, 0],
+            size=[0.0068, 0.0016 * stout, 0.0037 * stout],
+        )
+        shape(
+            pitch,
+            look.mark,
+            type="cylinder",
+            pos=[0.0091, side * 0.0031 * stout, 0],
+            size=[0.0007, 0.0004],
+            quat=_quat_wxyz(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0.0]])),
+        )
     shape(pitch, look.wrist, type="ellipsoid", pos=[0.0028, 0, 0], size=[0.0054, 0.0031 * stout, 0.0040 * stout])
 
     width, end = rng.uniform(0.0019, 0.0027), rng.uniform(0.0009, 0.0016)
@@ -215,8 +320,14 @@ def _instrument(
         tip = kinematics.L_YAW_TO_TIP_M
         corners = [
             (side * x, y, z * s)
-            for x, y, z in ((0.0, -0.001, thick), (width, -0.001, thick), (width, 0.003, thick), (0.0, tip, thin),
-                            (end, tip - 0.0006, thin), (0.5 * (width + end), 0.6 * tip, thick))
+            for x, y, z in (
+                (0.0, -0.001, thick),
+                (width, -0.001, thick),
+                (width, 0.003, thick),
+                (0.0, tip, thin),
+                (end, tip - 0.0006, thin),
+                (0.5 * (width + end), 0.6 * tip, thick),
+            )
             for s in (-1, 1)
         ]
         mesh = f"{name}_{label}"
@@ -230,7 +341,14 @@ def _objects(asset: ET.Element, world: ET.Element, layout: Layout, rng: np.rando
     shown = [float(rng.uniform() < chance) for chance in (0.65, 0.9 if layout.peg_board else 0.4)]
     _add(asset, "material", name="needle", rgba=[0.5, 0.5, 0.52, shown[0]], specular=1.0, shininess=0.4)
     hues = ((0.25, 0.55, 0.75), (0.15, 0.12, 0.2), (0.75, 0.75, 0.8), (0.45, 0.2, 0.55))
-    _add(asset, "material", name="thread", rgba=[*hues[rng.integers(len(hues))], shown[0]], specular=0.4, shininess=0.4)
+    _add(
+        asset,
+        "material",
+        name="thread",
+        rgba=[*hues[rng.integers(len(hues))], shown[0]],
+        specular=0.4,
+        shininess=0.4,
+    )
     piece = rng.uniform(0.1, 0.9, 3) if layout.peg_board else rng.uniform(0.2, 0.8) * (1 + rng.normal(0, 0.1, 3))
     piece = np.clip(piece, 0, 1)
     _add(asset, "material", name="piece", rgba=[*piece, shown[1]], specular=0.5, shininess=0.4)
@@ -238,26 +356,75 @@ def _objects(asset: ET.Element, world: ET.Element, layout: Layout, rng: np.rando
     needle = _add(world, "body", name="object0", mocap="true")
     radius, angles = rng.uniform(0.005, 0.008), np.linspace(0, np.pi * rng.uniform(0.75, 1.0), 9)
     path = radius * np.stack([np.cos(angles) - 1, np.sin(angles), 0 * angles], axis=1)
-    for a, b in zip(path[:-1], path[1:], strict=True):
-        _add(needle, "geom", type="capsule", fromto=[*a, *b], size=[0.00024], material="needle", contype="0", conaffinity="0")
+    for a, b in pairwise(path):
+        _add(
+            needle,
+            "geom",
+            type="capsule",
+            fromto=[*a, *b],
+            size=[0.00024],
+            material="needle",
+            contype="0",
+            conaffinity="0",
+        )
     for k in range(THREAD_PIECES):
-        _add(world, "geom", name=f"thread{k}", type="capsule", size=[0.00022, 0.001], material="thread", contype="0",
-             conaffinity="0")
+        _add(
+            world,
+            "geom",
+            name=f"thread{k}",
+            type="capsule",
+            size=[0.00022, 0.001],
+            material="thread",
+            contype="0",
+            conaffinity="0",
+        )
 
     small = _add(world, "body", name="object1", mocap="true")
     sides = int(rng.choice([3, 12])) if layout.peg_board else 0
     if sides:
         around = np.linspace(0, 2 * np.pi, sides + 1)
         ring = rng.uniform(0.0035, 0.0055) * np.stack([np.cos(around) - 1, np.sin(around), 0 * around], axis=1)
-        for a, b in zip(ring[:-1], ring[1:], strict=True):
-            _add(small, "geom", type="capsule", fromto=[*a, *b], size=[0.0010], material="piece", contype="0", conaffinity="0")
-        _add(asset, "material", name="peg", rgba=[*(rng.uniform(0.2, 0.9) * np.ones(3)), 1], specular=0.5, shininess=0.5)
+        for a, b in pairwise(ring):
+            _add(
+                small,
+                "geom",
+                type="capsule",
+                fromto=[*a, *b],
+                size=[0.0010],
+                material="piece",
+                contype="0",
+                conaffinity="0",
+            )
+        _add(
+            asset,
+            "material",
+            name="peg",
+            rgba=[*(rng.uniform(0.2, 0.9) * np.ones(3)), 1],
+            specular=0.5,
+            shininess=0.5,
+        )
         n, step, tall = int(rng.integers(3, 5)), rng.uniform(0.012, 0.018), rng.uniform(0.004, 0.009)
         for i in range(n):
             for j in range(n):
                 at = (np.array([i, j]) - (n - 1) / 2) * step
-                _add(world, "geom", type="capsule", fromto=[*at, -0.002, *at, tall], size=[0.0012], material="peg",
-                     contype="0", conaffinity="0")
+                _add(
+                    world,
+                    "geom",
+                    type="capsule",
+                    fromto=[*at, -0.002, *at, tall],
+                    size=[0.0012],
+                    material="peg",
+                    contype="0",
+                    conaffinity="0",
+                )
     else:
-        _add(small, "geom", type="capsule", fromto=[-0.002, 0, 0, 0.002, 0, 0], size=[0.0008], material="piece",
-             contype="0", conaffinity="0")
+        _add(
+            small,
+            "geom",
+            type="capsule",
+            fromto=[-0.002, 0, 0, 0.002, 0, 0],
+            size=[0.0008],
+            material="piece",
+            contype="0",
+            conaffinity="0",
+        )

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 4, gain: float = 0.5) -> np.ndarray:
-    """Smooth fractal noise float32 [size,size] in 0..1; `cells` is the number of lumps across in the first octave."""
+    """Smooth fractal noise float32 [size,size] in 0..1; `cells`: lumps across in the first octave."""
     out = np.zeros((size, size), np.float32)
     weight = 1.0
     for k in range(octaves):
@@ -18,9 +18,15 @@ def noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 4, gai
 
 
 def curves(
-    rng: np.random.Generator, size: int, n: int, width: tuple[float, float], *, straight: float = 0.92, branch: bool = True
+    rng: np.random.Generator,
+    size: int,
+    n: int,
+    width: tuple[float, float],
+    *,
+    straight: float = 0.92,
+    branch: bool = True,
 ) -> np.ndarray:
-    """Wandering, branching lines, float32 [size,size] in 0..1: vessels if thin, folds if wide (width as part of size)."""
+    """Wandering lines float32 [size,size] in 0..1: vessels if thin, folds if wide (width as part of size)."""
     out = np.zeros((size, size), np.float32)
     todo = [(rng.uniform(0, size, 2), rng.uniform(0, 2 * np.pi), rng.uniform(*width) * size, 60) for _ in range(n)]
     while todo:
@@ -39,14 +45,15 @@ def curves(
 
 
 def relief(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Tissue relief float32 [size,size] in 0..1: rolling ground with a few folds cut into it or standing out of it."""
+    """Tissue relief float32 [size,size] in 0..1: rolling ground, a few folds cut in or standing out."""
     ground = noise(rng, size, int(rng.integers(2, 5)), 3, 0.35)
     folds = curves(rng, size, int(rng.integers(1, 6)), (0.02, 0.06), branch=rng.uniform() < 0.5)
     folds = cv2.GaussianBlur(folds, (0, 0), size * rng.uniform(0.012, 0.03))
     return cv2.normalize(ground + rng.uniform(-1.2, 0.8) * folds, None, 0.0, 1.0, cv2.NORM_MINMAX)
 
 
-# Surfaces under the instruments as (darker, lighter) RGB 0..1: phantom skin, mucosa, muscle, liver, fat, bowel.
+# Surfaces under the instruments as (darker, lighter) RGB 0..1: phantom skin, mucosa, muscle, liver, fat,
+# bowel.
 TISSUES = (
     ((0.45, 0.22, 0.17), (0.85, 0.56, 0.45)),
     ((0.50, 0.16, 0.15), (0.86, 0.46, 0.42)),
@@ -93,7 +100,7 @@ def cloth(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def board(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Top of a peg board, RGB uint8 [size,size,3]: plain plastic or rubber with scuffs and perhaps printed lines."""
+    """Top of a peg board, RGB uint8 [size,size,3]: plastic or rubber, scuffed, perhaps with printed lines."""
     base = rng.uniform(0.08, 0.9) * (1 + rng.normal(0, 0.07, 3))
     colour = base * (0.85 + 0.3 * noise(rng, size, 6, 5, 0.6)[..., None])
     if rng.uniform() < 0.5:

@@ -63,7 +63,9 @@ class Checkpoint:
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write a state dictionary as safetensors, readable by all (the library makes private files)."""
     save_file({k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}, path)
+    path.chmod(0o644)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

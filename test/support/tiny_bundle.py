@@ -1,12 +1,13 @@
 """A small but real bundle: five ONNX graphs whose answers can be worked out by hand, made without PyTorch.
 
 Four keypoints, one for each quadrant of a 64x64 image (top left, top right, bottom left, bottom right):
-- detect: the brightness-weighted centroid of each quadrant (weights: grey squared), rounded to a cell; confidence is
-  the quadrant's (max - mean) / 255.
-- update: state h [4,2] becomes the pose, c [4,2] the step from the last pose (0 for the first) plus the noise's mean,
-  n [1] counts steps.
-- forecast: constant velocity h + c t plus a random walk from the noise (one px of standard deviation a step at
-  temperature 1, the same for all keypoints), rounded to cells and clipped; spread 0.25 px^2; confidence 0.5.
+- detect: the brightness-weighted centroid of each quadrant (weights: grey squared), rounded to a cell;
+  confidence is the quadrant's (max - mean) / 255.
+- update: state h [4,2] becomes the pose, c [4,2] the step from the last pose (0 for the first) plus the
+  noise's mean, n [1] counts steps.
+- forecast: constant velocity h + c t plus a random walk from the noise (one px of standard deviation a step
+  at temperature 1, the same for all keypoints), rounded to cells and clipped; spread 0.25 px^2; confidence
+  0.5.
 - encode: the image as float [C,H,W]; render: the reference image with a 3x3 white square at each keypoint.
 """
 
@@ -73,9 +74,10 @@ def write_tiny_bundle(
 ) -> Path:
     """Write the bundle into a new folder and return its path.
 
-    probe: named points "left" (mean of keypoints 0 and 2) and "right" (1 and 3); coast_graph: adds forecast.t1.onnx;
-    fixed_steps: forecast.onnx takes exactly that many steps; conditions: forecast takes "drift" [2], default (0, 0),
-    added to the velocity.
+    probe: named points "left" (mean of keypoints 0 and 2) and "right" (1 and 3); coast_graph: adds
+        forecast.t1.onnx;
+    fixed_steps: forecast.onnx takes exactly that many steps; conditions: forecast takes "drift" [2], default
+        (0, 0), added to the velocity.
     """
     path = Path(path)
     path.mkdir(parents=True)
@@ -215,9 +217,7 @@ def _render(path: Path, size: int, channels: int) -> None:
     rows, columns = np.mgrid[0:size, 0:size]
     pixels = np.stack([columns, rows], axis=-1).reshape(1, 1, 1, size, size, 2)
     place = g("Unsqueeze", "pose", g.ints(3, 4))  # [B, N, K, 1, 1, 2]
-    far = g(
-        "ReduceMax", g("Abs", g("Sub", g.constant(pixels), place)), axes=[5], keepdims=0
-    )  # [B, N, K, H, W]
+    far = g("ReduceMax", g("Abs", g("Sub", g.constant(pixels), place)), axes=[5], keepdims=0)  # [B, N, K, H, W]
     nearest = g("ReduceMin", far, axes=[2], keepdims=0)  # [B, N, H, W]
     mask = g("Unsqueeze", g("LessOrEqual", nearest, g.constant(1.0)), g.ints(4))
     reference = g("Unsqueeze", g("Transpose", "appearance", perm=[0, 2, 3, 1]), g.ints(1))  # [B, 1, H, W, C]

@@ -1,0 +1,263 @@
+"""`gridkp <verb>`: replay, train, export, info and the simulator. A room is imported when its verb is used.
+
+Sentences and progress go to standard error; with `--json`, standard output is JSON alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Forecasts of surgical instruments in endoscope video: train, export, replay. Not a medical device.",
+)
+sim_app = typer.Typer(no_args_is_help=True, help="The simulated da Vinci endoscope.")
+app.add_typer(sim_app, name="sim")
+
+_EXTRAS = {
+    "torch": "train", "lightning": "train", "safetensors": "train", "onnx": "train", "pydantic": "train",
+    "mujoco": "sim", "skimage": "report", "matplotlib": "report", "jinja2": "report", "av": "report",
+}
+_JSON = typer.Option(False, "--json", help="Print JSON alone on standard output.")
+_MODEL = typer.Option("dvrk_sim", "--model", help="Folder of a bundle, or the name of one under models/.")
+_PROVIDER = typer.Option("cpu", help="ONNX Runtime execution provider: cpu, cuda, tensorrt or auto.")
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=_console()
+    )
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@app.command()
+def replay(
+    recording: Path = typer.Argument(..., help="Video file, rosbag2, or folder of images."),
+    model: str = _MODEL,
+    out: Path = typer.Option(..., help="Folder for metrics.json, report.html, film.mp4 and film_strip.png."),
+    topic: str = typer.Option("", help="Image topic of a bag; not needed if it has only one."),
+    rate_hz: float = typer.Option(0.0, "--rate", help="Frames per second; replaces the recorded times if given."),
+    horizon_steps: int = typer.Option(15, "--horizon", help="Farthest step of 1/15 s that is evaluated."),
+    num_samples: int = typer.Option(1, "--samples", help="Sampled futures in each forecast."),
+    temperature: float = typer.Option(1.0, help="Factor on the latent noise."),
+    seed: int = typer.Option(0, help="Seed of the latent noise."),
+    region: str = typer.Option("", help="Region of interest: x,y,width,height in pixels; empty: the whole image."),
+    stereo_half: str = typer.Option("", help="Eye of a side-by-side stereo recording: left or right."),
+    provider: str = _PROVIDER,
+    pictures: bool = typer.Option(True, help="Draw film, strips and report."),
+    as_json: bool = _JSON,
+) -> None:
+    """Run every frame of a recording through a model, and score its forecasts against what then happened."""
+    from gridkp_ros.data.sources import open_source
+    from gridkp_ros.evaluation.replay import replay as run
+
+    source = open_source(recording, topic or None, rate_hz or None)
+    predictor = _predictor(model, provider, seed, temperature, region, stereo_half)
+    with _progress() as progress:
+        task = progress.add_task(f"replaying {source.name}", total=source.length)
+        result = run(
+            source, predictor, out, horizon_steps=horizon_steps, num_samples=num_samples, pictures=pictures,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _show_result(result, out, as_json)
+
+
+@app.command()
+def train(
+    config: Path = typer.Option(..., help="YAML file under config/train, or one of your own."),
+    out: Path | None = typer.Option(None, help="The run's folder; default: runs/<name>."),
+    bundle: Path | None = typer.Option(None, help="Where the bundle is exported; default: <out>/bundle."),
+    resume: bool = typer.Option(False, "--resume", help="Go on where an interrupted run stopped."),
+    from_bundle: Path | None = typer.Option(None, help="Bundle or checkpoint whose weights are the start."),
+) -> None:
+    """Train detector, synthesiser and dynamics, fit the probe, and export a bundle."""
+    from gridkp_ros.training.run import train as run
+
+    checkpoint = run(config, out=out, bundle=bundle, resume=resume, from_bundle=from_bundle)
+    _console().print(f"trained: {checkpoint}", highlight=False)
+
+
+@app.command()
+def export(
+    checkpoint: Path = typer.Argument(..., help="Checkpoint folder of a training run."),
+    bundle: Path = typer.Argument(..., help="Folder to write the bundle to."),
+) -> None:
+    """Write a checkpoint's bundle; refused unless ONNX Runtime and PyTorch agree."""
+    from gridkp_ros.export.bundle import export as run
+
+    run(checkpoint, bundle)
+
+
+@app.command()
+def info(
+    model: str = typer.Argument("dvrk_sim", help="Folder of a bundle, or the name of one under models/."),
+    as_json: bool = _JSON,
+) -> None:
+    """Check a bundle and say what it is."""
+    from gridkp_ros.node.resources import find_model
+    from gridkp_ros.runtime import Bundle
+
+    bundle = Bundle.load(find_model(model))
+    m = bundle.manifest
+    facts = {
+        "model_id": m.model_id, "family": m.family, "licence": m.licence, "input": m.input.to_dict(),
+        "num_keypoints": m.num_keypoints, "pose_fields": list(m.pose_fields), "period_s": m.period_s,
+        "trusted_steps": m.trusted_steps, "clip_length": m.clip_length, "can_coast": m.can_coast,
+        "named_points": list(m.probe.point_names) if m.probe else [], "graphs": dict(m.graphs),
+        "provenance": m.provenance,
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    table = Table(title=str(bundle.path), show_header=False, title_justify="left")
+    for name, value in facts.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value, indent=1))
+    Console().print(table)
+
+
+@sim_app.command("render")
+def sim_render(
+    out: Path = typer.Argument(..., help="Video to write (.mp4); the truth goes beside it (.npz)."),
+    seed: int = typer.Option(0, help="Of the scene and the motions."),
+    duration_s: float = typer.Option(10.0, "--duration", help="Seconds."),
+    rate_hz: float = typer.Option(30.0, "--rate", help="Frames per second."),
+    width: int = typer.Option(640, help="Pixels."),
+    height: int = typer.Option(480, help="Pixels."),
+    background: str = typer.Option("random", help="tissue, peg_board or random."),
+) -> None:
+    """Render an episode with its ground truth."""
+    import numpy as np
+
+    from gridkp_ros.data.video_out import VideoWriter
+    from gridkp_ros.sim import POINT_NAMES, SimConfig, generate_episode
+
+    config = SimConfig(width=width, height=height, rate_hz=rate_hz, duration_s=duration_s, background=background)
+    with _progress() as progress:
+        task = progress.add_task(f"rendering seed {seed}", total=config.n_frames)
+        episode = generate_episode(config, seed, progress=lambda done, _: progress.update(task, completed=done))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(out, rate_hz) as video:
+        for frame in episode.left:
+            video.write(frame)
+    np.savez_compressed(
+        out.with_suffix(".npz"), stamps_s=episode.stamps_s, points_px=episode.points_px, visible=episode.visible,
+        joints=episode.joints, tool_poses=episode.tool_poses, jaw_rad=episode.jaw_rad, gestures=episode.gestures,
+        camera_matrix=episode.camera_matrix, point_names=np.array(POINT_NAMES),
+    )
+    _console().print(f"{out} and {out.with_suffix('.npz').name}: {config.n_frames} frames", highlight=False)
+
+
+@sim_app.command("evaluate")
+def sim_evaluate(
+    out: Path = typer.Option(..., help="Folder for metrics.json, report.html, film.mp4 and film_strip.png."),
+    model: str = _MODEL,
+    first_seed: int = typer.Option(200_000, help="First of the episodes' seeds; choose ones never trained on."),
+    episodes: int = typer.Option(20, help="Number of episodes."),
+    duration_s: float = typer.Option(8.0, "--duration", help="Seconds of each episode."),
+    rate_hz: float = typer.Option(15.0, "--rate", help="Frames per second."),
+    width: int = typer.Option(320, help="Pixels."),
+    height: int = typer.Option(240, help="Pixels."),
+    num_samples: int = typer.Option(1, "--samples", help="Sampled futures in each forecast."),
+    seed: int = typer.Option(0, help="Seed of the latent noise."),
+    provider: str = _PROVIDER,
+    pictures: bool = typer.Option(True, help="Draw film, strips and report."),
+    as_json: bool = _JSON,
+) -> None:
+    """Score a model on simulated episodes, named points against their ground truth."""
+    from gridkp_ros.evaluation.episodes import EpisodeSource
+    from gridkp_ros.evaluation.replay import replay as run
+    from gridkp_ros.sim import SimConfig, generate_episode
+
+    config = SimConfig(width=width, height=height, rate_hz=rate_hz, duration_s=duration_s)
+    seeds = range(first_seed, first_seed + episodes)
+    source = EpisodeSource(
+        f"simulator seeds {seeds[0]} to {seeds[-1]}", seeds, lambda number: generate_episode(config, number)
+    )
+    predictor = _predictor(model, provider, seed, 1.0, "", "")
+    with _progress() as progress:
+        task = progress.add_task("rendering and replaying", total=episodes * config.n_frames)
+        result = run(
+            source, predictor, out, num_samples=num_samples, truth=source.truth, pictures=pictures,
+            progress=lambda done, _: progress.update(task, completed=done),
+        )
+    _show_result(result, out, as_json)
+
+
+def _predictor(model: str, provider: str, seed: int, temperature: float, region: str, stereo_half: str) -> Any:
+    from gridkp_ros.geometry import GeometryError, Region
+    from gridkp_ros.node.resources import find_model
+    from gridkp_ros.runtime import Predictor
+
+    rectangle = None
+    if region:
+        try:
+            rectangle = Region(*(int(v) for v in region.split(",")))
+        except (TypeError, ValueError) as error:
+            raise GeometryError(f"region {region!r}: give x,y,width,height in whole pixels ({error})") from error
+    return Predictor(
+        find_model(model), provider=provider, seed=seed, temperature=temperature, region=rectangle,
+        stereo_half=stereo_half,
+    )
+
+
+def _show_result(result: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    console = Console()
+    console.print(", ".join(f"{name} {count}" for name, count in result["frames"].items()), highlight=False)
+    table = Table(title="Means at steps of 1/15 s", title_justify="left")
+    for name in ("metric", "method", *result["horizons"]):
+        table.add_column(name, justify="left" if name in ("metric", "method") else "right")
+    first = next(iter(result["horizons"].values()))
+    for metric, by_method in first.items():
+        for method in by_method:
+            means = [by_step[metric][method]["mean"] for by_step in result["horizons"].values()]
+            table.add_row(metric, method, *("-" if m is None else f"{m:.3f}" for m in means))
+    console.print(table)
+    console.print(f"intervals, curves and pictures: {out}", highlight=False)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 1 after an error, which is said in one sentence."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_console(), show_path=False)]
+    )
+    for noisy in ("matplotlib", "lightning", "torch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app(args, standalone_mode=True)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        _console().print(f"gridkp: {error.name} is not installed: pip install 'gridkp_ros\\[{extra}]'", highlight=False)
+        return 1
+    except Exception as error:
+        # Each room has a domain error whose message says what, where and what to do; anything else is a bug.
+        if not type(error).__module__.startswith("gridkp_ros."):
+            raise
+        _console().print(f"gridkp: {error}", highlight=False, markup=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

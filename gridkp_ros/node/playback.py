@@ -1,0 +1,86 @@
+"""Publishing recorded or rendered frames at their own pace, as a camera would."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+
+from gridkp_ros.node.conversions import time_message
+
+Frame = TypeVar("Frame")
+_LATE_S = 0.5
+
+
+def camera_qos(reliability: str) -> QoSProfile:
+    """Return the quality of service images are published with: "reliable" or "best_effort", a few kept."""
+    return QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
+
+
+class Playback:
+    """Publishes frames on a thread of its own, each when its time has come, until they end or `stop` is called.
+
+    Without a clock topic frames are stamped with the time they are due by the node's clock, with it by their own times
+    (shifted by first_stamp_ns), which `/clock` then carries.
+    """
+
+    def __init__(self, node: Node, *, rate: float = 1.0, publish_clock: bool = False, first_stamp_ns: int = 0) -> None:
+        """Prepare to play at rate times the recorded speed."""
+        self.published = 0
+        self.finished = threading.Event()
+        self._node, self._rate, self._first_stamp_ns = node, rate, first_stamp_ns
+        self._clock_pub = node.create_publisher(Clock, "/clock", 10) if publish_clock else None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(
+        self, frames: Iterable[tuple[int, Frame]], publish: Callable[[int, Frame], None], *, ready: Callable[[], bool]
+    ) -> None:
+        """Play (offset_ns, frame) pairs once ready() says so; publish(stamp_ns, frame) is called for each."""
+        self._thread = threading.Thread(target=self._run, args=(frames, publish, ready), name="playback", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop playing and wait for the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(
+        self, frames: Iterable[tuple[int, Frame]], publish: Callable[[int, Frame], None], ready: Callable[[], bool]
+    ) -> None:
+        try:
+            while not ready():
+                if self._stop.wait(0.05):
+                    return
+            self._play(frames, publish)
+        except Exception as error:  # of the recording or the renderer: said here, where the thread would die unheard
+            self._node.get_logger().error(f"playing stops after {self.published} frames: {error}")
+        finally:
+            self.finished.set()
+
+    def _play(self, frames: Iterable[tuple[int, Frame]], publish: Callable[[int, Frame], None]) -> None:
+        start_s, start_ns, first_ns = 0.0, 0, 0
+        for offset_ns, frame in frames:
+            if not self.published:
+                start_s, first_ns = time.monotonic(), offset_ns
+                start_ns = self._node.get_clock().now().nanoseconds
+            elapsed_ns = round((offset_ns - first_ns) / self._rate)
+            late_s = time.monotonic() - start_s - elapsed_ns * 1e-9
+            if self._stop.wait(max(0.0, -late_s)):
+                return
+            if late_s > _LATE_S:
+                self._node.get_logger().warning(
+                    f"{late_s:.1f} s behind: this machine is too slow for the rate", throttle_duration_sec=5.0
+                )
+            stamp_ns = start_ns + elapsed_ns
+            if self._clock_pub is not None:
+                stamp_ns = self._first_stamp_ns + offset_ns
+                self._clock_pub.publish(Clock(clock=time_message(stamp_ns)))
+            publish(stamp_ns, frame)
+            self.published += 1

@@ -1,0 +1,172 @@
+"""Plays a rosbag2, a video file or a folder of images as a camera."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from gridkp_ros.data.sources import DataError, FrameSource, open_source
+from gridkp_ros.node.conversions import image_message, time_message
+from gridkp_ros.node.playback import Playback, camera_qos
+from gridkp_ros.node.ros_logging import forward_logging
+
+_AHEAD_FRAMES = 8
+_SECOND_NS = 1_000_000_000
+
+
+class PlayerNode(Node):
+    """Publishes the frames of `path` on `image`, at their recorded times divided by `rate`.
+
+    With `publish_clock` the stamps are the recorded ones and `/clock` goes with them (other nodes: use_sim_time);
+    without it they are the time of publication. A loop goes on with increasing stamps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("player_node")
+        forward_logging(self.get_logger())
+        declared = {
+            "path": "", "topic": "", "frame_rate_hz": 0.0, "rate": 1.0, "loop": False, "start_offset_s": 0.0,
+            "publish_clock": False, "frame_id": "camera", "wait_for_subscribers": 0, "reliability": "reliable",
+            "exit_when_finished": False,
+        }
+        self._options = {name: self.declare_parameter(name, default).value for name, default in declared.items()}
+        if not self._options["path"]:
+            raise DataError("no recording given: set the parameter path to a rosbag2, a video file or a folder")
+        if not self._options["rate"] > 0:
+            raise DataError(f"rate is {self._options['rate']}: use a factor > 0 (2 plays twice as fast)")
+        self._source = open_source(
+            self._options["path"], self._options["topic"] or None, self._options["frame_rate_hz"] or None
+        )
+        self._image_pub = self.create_publisher(Image, "image", camera_qos(self._options["reliability"]))
+        self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._playback = Playback(self, rate=self._options["rate"], publish_clock=self._options["publish_clock"])
+        wanted = self._options["wait_for_subscribers"]
+        self._playback.start(
+            self._frames(), self._publish, ready=lambda: self._image_pub.get_subscription_count() >= wanted
+        )
+        self._said_finished, self._ticks = False, 0
+        self.create_timer(0.2, self._on_timer)
+        self.get_logger().info(f"playing {self._source.name} on {self._image_pub.topic_name}")
+
+    def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
+        first_ns = self._first_stamp_ns()
+        # Videos begin at zero, and a header stamp of zero means "not set".
+        shift_ns = _SECOND_NS if first_ns is not None and first_ns < _SECOND_NS else 0
+        for number in itertools.count():
+            last_ns, interval_ns = shift_ns, round(1e9 / (self._source.rate_hz or 30.0))
+            for stamp_ns, image in _decode_ahead(self._source, self._options["start_offset_s"] if number == 0 else 0.0):
+                last_ns = shift_ns + stamp_ns
+                yield last_ns, image
+            if not self._options["loop"] or first_ns is None:
+                return
+            shift_ns = last_ns + interval_ns - first_ns
+
+    def _first_stamp_ns(self) -> int | None:
+        with self._source as source:
+            return next((frame.stamp_ns for frame in source), None)
+
+    def _publish(self, stamp_ns: int, image: np.ndarray) -> None:
+        header = Header(stamp=time_message(stamp_ns), frame_id=self._options["frame_id"])
+        self._image_pub.publish(image_message(image, header, "rgb8" if image.ndim == 3 else "mono8"))
+
+    def _on_timer(self) -> None:
+        self._ticks += 1
+        finished = self._playback.finished.is_set()
+        if finished and not self._said_finished:
+            self.get_logger().info(
+                f"finished after {self._playback.published} frames ({self._source.unreadable} unreadable)"
+            )
+        elif self._ticks % 5:
+            return
+        status = DiagnosticStatus(name=f"{self.get_name()}: camera", hardware_id=self._source.name, level=b"\x00")
+        status.message = "finished" if finished else "playing" if self._playback.published else "waiting"
+        status.values = [
+            KeyValue(key="published", value=str(self._playback.published)),
+            KeyValue(key="unreadable", value=str(self._source.unreadable)),
+            KeyValue(key="finished", value=str(finished).lower()),
+        ]
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics_pub.publish(message)
+        if self._said_finished and self._options["exit_when_finished"]:
+            raise ExternalShutdownException
+        self._said_finished = finished
+
+    def close(self) -> None:
+        """Stop playing."""
+        self._playback.stop()
+
+
+def _decode_ahead(source: FrameSource, start_offset_s: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (stamp_ns, image) from start_offset_s on, decoded a few frames ahead on another thread."""
+    decoded: queue.Queue = queue.Queue(maxsize=_AHEAD_FRAMES)
+    abandoned = threading.Event()
+
+    def put(item: object) -> bool:
+        while not abandoned.is_set():
+            try:
+                decoded.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def decode() -> None:
+        first_ns = None
+        try:
+            with source:
+                for frame in source:
+                    first_ns = frame.stamp_ns if first_ns is None else first_ns
+                    if frame.stamp_ns - first_ns >= start_offset_s * 1e9 and not put((frame.stamp_ns, frame.image)):
+                        return
+            put(None)
+        except Exception as error:  # handed to the thread that plays
+            put(error)
+
+    thread = threading.Thread(target=decode, name="decode", daemon=True)
+    thread.start()
+    try:
+        while (item := decoded.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        abandoned.set()
+        thread.join()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted, or the recording ends where `exit_when_finished` is set."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = PlayerNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except DataError as error:
+        rclpy.logging.get_logger("player_node").error(str(error))
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

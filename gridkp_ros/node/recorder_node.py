@@ -1,0 +1,132 @@
+"""Records what camera and predictor publish into a rosbag2, images as JPEG, until it is interrupted."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
+from gridkp_ros.node.recording import BagWriter
+from gridkp_ros.node.ros_logging import forward_logging
+
+# The writer is given so much time, in messages, before images are left out of the bag (and counted).
+_QUEUE_LENGTH = 2000
+
+
+def message_type_name(kind: type) -> str:
+    """Return a message class's name as bags have it, such as sensor_msgs/msg/Image."""
+    package, folder, *_ = kind.__module__.split(".")
+    return f"{package}/{folder}/{kind.__name__}"
+
+
+class RecorderNode(Node):
+    """Records `image` and everything of `predictor` (its node name), with the simulator's poses and truth.
+
+    Received messages stay serialised; a thread writes them, so that the receiving thread is never held up.
+    """
+
+    def __init__(self, name: str = "recorder_node") -> None:
+        super().__init__(name)
+        forward_logging(self.get_logger())
+        bag = self.declare_parameter("bag", "bag").value
+        if Path(bag).exists():
+            raise FileExistsError(f"{bag} exists already: give another path by the parameter bag, or move it away")
+        predictor = self.declare_parameter("predictor", "predictor_node").value
+        truth = self.declare_parameter("truth", "camera_sim_node/truth").value
+        self.path = Path(bag)
+        self._counts: dict[str, int] = {}
+        self._queue: queue.Queue = queue.Queue(maxsize=_QUEUE_LENGTH)
+        self.lost = 0
+        sensor = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        image_topic = self.resolve_topic_name("image")
+        info_topic = f"{image_topic.rpartition('/')[0]}/camera_info"
+        self._listen(Image, image_topic, QoSProfile(depth=30))
+        self._listen(CameraInfo, info_topic, sensor)
+        self._listen(GridKeypoints, f"{predictor}/keypoints", 50)
+        self._listen(KeypointForecast, f"{predictor}/forecast", 50)
+        self._listen(PredictedFrames, f"{predictor}/frames", 50)
+        self._listen(ModelInfo, f"{predictor}/model_info", latched)
+        self._listen(GridKeypoints, truth, 50)
+        self._listen(DiagnosticArray, "/diagnostics", 50)
+        for arm in ("PSM1", "PSM2"):
+            self._listen(PoseStamped, f"/{arm}/measured_cp", 50)
+            self._listen(JointState, f"/{arm}/jaw/measured_js", 50)
+        self._thread = threading.Thread(target=self._write, name="bag", daemon=True)
+        self._thread.start()
+        self.get_logger().info(f"recording to {bag}")
+
+    def _listen(self, kind: type, topic: str, qos: Any) -> None:
+        resolved = self.resolve_topic_name(topic)
+        received = partial(self._on_message, resolved, message_type_name(kind))
+        self.create_subscription(kind, topic, received, qos, raw=True)
+
+    def _on_message(self, topic: str, msgtype: str, data: bytes) -> None:
+        try:
+            self._queue.put_nowait((topic, msgtype, self.get_clock().now().nanoseconds, data))
+        except queue.Full:
+            self.lost += 1
+            self.get_logger().error(
+                f"writing is too slow: {self.lost} messages are missing in the bag", throttle_duration_sec=5.0
+            )
+
+    def _write(self) -> None:
+        # The bag's database belongs to the thread that opens it.
+        writer = BagWriter(self.path)
+        try:
+            while (item := self._queue.get()) is not None:
+                topic, msgtype, arrival_ns, data = item
+                try:
+                    if msgtype == "sensor_msgs/msg/Image":
+                        writer.write_image(topic, arrival_ns, data)
+                    else:
+                        writer.write(topic, msgtype, arrival_ns, data)
+                except Exception as error:  # one image nobody can read must not end the recording
+                    self.get_logger().error(f"{topic}: not recorded: {error}", throttle_duration_sec=5.0)
+        finally:
+            writer.close()
+            self._counts = writer.counts
+
+    def close(self) -> dict[str, int]:
+        """Write what has arrived, finish the bag, and return the number of messages by topic."""
+        self._queue.put(None)
+        self._thread.join()
+        return self._counts
+
+
+def main(args: list[str] | None = None) -> int:
+    """Record until interrupted."""
+    rclpy.init(args=args)
+    try:
+        node = RecorderNode()
+    except FileExistsError as error:
+        rclpy.logging.get_logger("recorder_node").error(str(error))
+        return 1
+    try:
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        counts = node.close()
+        print(", ".join(f"{topic} {count}" for topic, count in sorted(counts.items())), flush=True)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

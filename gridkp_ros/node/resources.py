@@ -1,0 +1,50 @@
+"""Where installed files are, in a ROS 2 workspace, a pip installation or a checkout: models, parameters, messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+PACKAGE = "gridkp_ros"
+DEFAULT_MODEL = "dvrk_sim"
+
+
+class ResourceError(FileNotFoundError):
+    """An installed file or a model is not where it was looked for."""
+
+
+def share_folders() -> list[Path]:
+    """List the folders that hold models/, launch/ and config/, the ones nearest to the user first."""
+    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    candidates = [p / "share" / PACKAGE for p in [*prefixes, Path(sys.prefix)]]
+    candidates.append(Path(__file__).resolve().parents[2])  # a checkout
+    return [c for c in candidates if (c / "config").is_dir()]
+
+
+def find_resource(relative: str) -> Path:
+    """Return the first installed file or folder of this name, such as "config/fastdds_large_images.xml"."""
+    folders = share_folders()
+    for folder in folders:
+        if (folder / relative).exists():
+            return folder / relative
+    looked = ", ".join(map(str, folders)) or "no share/gridkp_ros folder at all"
+    raise ResourceError(f"{relative} is not installed; looked in: {looked}. Build and source the package again")
+
+
+def find_model(name: str) -> Path:
+    """Return a bundle's folder: a path, or the name of one that ships with the package ("" is the default one).
+
+    `colcon build --symlink-install` installs links to a bundle's files one by one; a bundle must not hold links, so the
+    folder returned is the one they lead to. Raises ResourceError, naming where it looked.
+    """
+    name = name or DEFAULT_MODEL
+    candidates = [Path(name).expanduser(), *(f / "models" / name for f in share_folders())]
+    candidates += [f / name for f in share_folders() if name.startswith("models/")]
+    for folder in candidates:
+        if (folder / "manifest.json").is_file():
+            return (folder / "manifest.json").resolve().parent
+    raise ResourceError(
+        f"no model {name!r}: none of {', '.join(str(c) for c in candidates)} holds a manifest.json. "
+        "Give the folder of a bundle, or the name of one under models/"
+    )

@@ -1,0 +1,98 @@
+"""What predictor_node has seen and done, and what that says about its health."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+OK, WARN, ERROR, STALE = 0, 1, 2, 3  # diagnostic_msgs/DiagnosticStatus
+_RECENT = 150
+
+
+@dataclass
+class Statistics:
+    """Counters since activation. Written by the receiving and the predicting thread, each its own fields.
+
+    received: images that arrived; dropped: replaced in the mailbox before they were taken; malformed: refused;
+    absorbed, skipped, coasted: as the frame clock decided; forecasts: published.
+    """
+
+    received: int = 0
+    dropped: int = 0
+    malformed: int = 0
+    absorbed: int = 0
+    skipped: int = 0
+    coasted: int = 0
+    forecasts: int = 0
+    failures: int = 0
+    epoch: int = 0
+    frames_since_start: int = 0
+    start_reason: str = ""
+    last_error: str = ""
+    last_error_s: float = -1.0
+    last_image_s: float = -1.0
+    active_since_s: float = 0.0
+    arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    busy_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    latency_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def image_rate_hz(self, now_s: float) -> float:
+        """Images a second over the last five seconds."""
+        recent = [t for t in tuple(self.arrivals_s) if now_s - t <= 5.0]
+        if len(recent) < 2:
+            return 0.0
+        return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-6)
+
+    def values(self, now_s: float) -> dict[str, str]:
+        """Return everything as the key-value pairs of a diagnostic status."""
+        pairs: dict[str, str] = {
+            "received": str(self.received),
+            "absorbed": str(self.absorbed),
+            "skipped": str(self.skipped),
+            "coasted": str(self.coasted),
+            "dropped": str(self.dropped),
+            "malformed": str(self.malformed),
+            "forecasts": str(self.forecasts),
+            "failures": str(self.failures),
+            "epoch": str(self.epoch),
+            "frames_since_start": str(self.frames_since_start),
+            "last_start": self.start_reason,
+            "image_rate_hz": f"{self.image_rate_hz(now_s):.1f}",
+            "image_age_s": f"{now_s - self.last_image_s:.2f}" if self.last_image_s >= 0 else "never",
+            "last_error": self.last_error,
+        }
+        for name, series in (("processing_ms", self.busy_s), ("forecast_latency_ms", self.latency_s)):
+            recent = tuple(series)
+            for percent in (50, 95):
+                value = f"{1e3 * np.percentile(recent, percent):.1f}" if recent else ""
+                pairs[f"{name}_p{percent}"] = value
+        return pairs
+
+    def verdict(self, now_s: float, *, period_s: float, stale_after_s: float, topic: str) -> tuple[int, str]:
+        """Return the diagnostic level and its sentence.
+
+        now_s: of the clock that the other times were taken with; period_s: of the model.
+        """
+        if self.last_image_s < 0:
+            if now_s - self.active_since_s > stale_after_s:
+                return STALE, f"no image yet on {topic}"
+            return OK, f"waiting for images on {topic}"
+        age_s = now_s - self.last_image_s
+        if age_s > stale_after_s:
+            return STALE, f"stale input: no image on {topic} for {age_s:.1f} s"
+        if self.last_error and now_s - self.last_error_s < 5.0:
+            return ERROR, self.last_error
+        busy = tuple(self.busy_s)[-30:]
+        if len(busy) >= 10 and float(np.median(busy)) > period_s:
+            return WARN, (
+                f"too slow: {1e3 * float(np.median(busy)):.0f} ms for each absorbed frame, the model's period is "
+                f"{1e3 * period_s:.0f} ms; lower num_samples or horizon_steps, unsubscribe from frames and overlay, or "
+                "use provider cuda"
+            )
+        return OK, "forecasting" if self.forecasts else "warming up"
+
+    def fail(self, message: str, now_s: float) -> None:
+        """Remember an error for the diagnostics."""
+        self.last_error, self.last_error_s = message, now_s

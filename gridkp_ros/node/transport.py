@@ -1,0 +1,19 @@
+"""The DDS settings our processes run with, so that images arrive: see config/fastdds_large_images.xml."""
+
+from __future__ import annotations
+
+import os
+
+from gridkp_ros.node.resources import find_resource
+
+# rmw_fastrtps reads the older name up to Jazzy and warns about it from Kilted on.
+_OLD_NAME_DISTROS = ("humble", "iron", "jazzy")
+_NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+
+def dds_environment() -> dict[str, str]:
+    """Return the environment variables to add; empty where the user has chosen a Fast DDS profile or transport."""
+    if any(os.environ.get(name) for name in (*_NAMES, "FASTDDS_BUILTIN_TRANSPORTS")):
+        return {}
+    name = _NAMES[1] if os.environ.get("ROS_DISTRO", "") in _OLD_NAME_DISTROS else _NAMES[0]
+    return {name: str(find_resource("config/fastdds_large_images.xml"))}

@@ -1,0 +1,86 @@
+"""Predict from a camera: starts predictor_node, configures and activates it.
+
+    ros2 launch gridkp_ros predictor.launch.py image:=/davinci/left/image_raw
+    ros2 launch gridkp_ros predictor.launch.py rig:=dvrk model:=/path/to/bundle namespace:=endoscope
+"""
+
+from __future__ import annotations
+
+import yaml
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+from gridkp_ros.node.resources import find_resource
+from gridkp_ros.node.transport import dds_environment
+
+ARGUMENTS = {
+    "model": ("models/dvrk_sim", "folder of a model bundle, or the name of one that ships with the package"),
+    "image": ("", "image topic, without /compressed; empty: what the rig preset says, or `image`"),
+    "namespace": ("", "namespace of the node"),
+    "transport": ("", "raw or compressed; empty: what the rig preset says, or raw"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "params_file": ("", "YAML file with more parameters of predictor_node; it wins over the rig preset"),
+    "rig": ("generic", "preset under config/rigs: generic, dvrk, dvrk_stereo_side_by_side"),
+}
+
+
+def make_node(context: LaunchContext) -> list:
+    """Return the node, and what takes it to the active state."""
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    preset = yaml.safe_load(find_resource(f"config/rigs/{value['rig']}.yaml").read_text()) or {}
+    parameters: list = [preset.get("parameters", {})]
+    if value["params_file"]:
+        parameters.append(value["params_file"])
+    given = {name: value[name] for name in ("model", "transport") if value[name]}
+    parameters.append({**given, "use_sim_time": value["use_sim_time"].lower() in ("true", "1", "yes")})
+    node = LifecycleNode(
+        package="gridkp_ros",
+        executable="predictor_node",
+        name="predictor_node",
+        namespace=value["namespace"],
+        parameters=parameters,
+        remappings=[("image", value["image"] or preset.get("image", "image"))],
+        output="screen",
+    )
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+    activate = RegisterEventHandler(
+        OnStateTransition(
+            target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
+            entities=[change(Transition.TRANSITION_ACTIVATE)],
+        )
+    )
+    refused = RegisterEventHandler(
+        OnStateTransition(
+            target_lifecycle_node=node, start_state="configuring", goal_state="unconfigured",
+            entities=[LogInfo(msg="predictor_node refused to configure; its log says why. Correct the parameter with "
+                                  "`ros2 param set`, then: ros2 lifecycle set /predictor_node configure")],
+        )
+    )
+    return [node, activate, refused, change(Transition.TRANSITION_CONFIGURE)]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments, choose a DDS transport that does not lose images, and start the node."""
+    return LaunchDescription(
+        [
+            *(DeclareLaunchArgument(n, default_value=d, description=t) for n, (d, t) in ARGUMENTS.items()),
+            *(SetEnvironmentVariable(name, text) for name, text in dds_environment().items()),
+            OpaqueFunction(function=make_node),
+        ]
+    )

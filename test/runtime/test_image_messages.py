@@ -1,0 +1,162 @@
+"""Image messages of every encoding, and malformed in every way."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from gridkp_ros.runtime.image_messages import ENCODINGS, ImageError, message_to_array
+
+
+def scene() -> np.ndarray:
+    """RGB 24x32 with smooth gradients and a flat patch, so that demosaicing and chroma subsampling lose little."""
+    image = np.zeros((24, 32, 3), np.uint8)
+    image[..., 0] = np.linspace(20, 220, 32).astype(np.uint8)
+    image[..., 1] = np.linspace(200, 40, 24).astype(np.uint8)[:, None]
+    image[8:16, 8:24] = (30, 90, 200)
+    return image
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0, is_bigendian: int = 0) -> SimpleNamespace:
+    """Make a sensor_msgs/Image, with rows padded by so many bytes."""
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels).reshape(height, -1).view(np.uint8)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xAB)
+    return SimpleNamespace(
+        encoding=encoding,
+        height=height,
+        width=width,
+        step=rows.shape[1],
+        is_bigendian=is_bigendian,
+        data=rows.tobytes(),
+    )
+
+
+def bayer(rgb: np.ndarray, pattern: str) -> np.ndarray:
+    mosaic = np.zeros(rgb.shape[:2], rgb.dtype)
+    for i, color in enumerate(pattern):
+        mosaic[i // 2 :: 2, i % 2 :: 2] = rgb[i // 2 :: 2, i % 2 :: 2, "rgb".index(color)]
+    return mosaic
+
+
+def encoded(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """Return the pixels a camera would send for a scene."""
+    if encoding.startswith("bayer_"):
+        mosaic = bayer(rgb, encoding[6:10])
+        return mosaic.astype(np.uint16) * 257 if encoding.endswith("16") else mosaic
+    if encoding in ("yuv422", "uyvy"):
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_UYVY)
+    if encoding in ("yuv422_yuy2", "yuyv"):
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_YUY2)
+    if encoding in ("mono8", "8UC1"):
+        return rgb[..., 0]
+    if encoding in ("mono16", "16UC1"):
+        return rgb[..., 0].astype(np.uint16) * 257
+    channels = rgb if encoding.startswith("rgb") else rgb[..., ::-1]
+    if "a" in encoding or encoding.endswith("C4"):
+        channels = np.dstack([channels, np.full(rgb.shape[:2], 77, np.uint8)])
+    return channels.astype(np.uint16) * 257 if encoding.endswith("16") else channels
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+def test_every_encoding_with_and_without_row_padding(encoding: str, padding: int) -> None:
+    pixels = encoded(scene(), encoding)
+    if pixels.dtype == np.uint16:
+        padding *= 2
+    image = message_to_array(message(pixels, encoding, padding))
+    assert image.dtype == np.uint8
+    if ENCODINGS[encoding].grey:
+        assert image.shape == (24, 32)
+        np.testing.assert_array_equal(image, scene()[..., 0])
+    else:
+        assert image.shape == (24, 32, 3)
+        exact = not encoding.startswith(("bayer", "yuv", "uyvy", "yuyv"))
+        difference = np.abs(image.astype(int) - scene())
+        assert np.median(difference) <= (0 if exact else 4)
+        assert np.abs(image[11:13, 13:18].astype(int) - (30, 90, 200)).max() <= (0 if exact else 6)
+
+
+def test_big_endian_16_bits() -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    image = message_to_array(message(grey.astype(">u2"), "mono16", is_bigendian=1))
+    np.testing.assert_array_equal(image, np.arange(256).reshape(16, 16))
+
+
+def test_another_converter_gets_a_checked_message_without_padding() -> None:
+    asked = []
+
+    def convert(raw, encoding: str) -> np.ndarray:
+        asked.append((raw.encoding, raw.step, len(raw.data), encoding))
+        return np.zeros((raw.height, raw.width, 3), np.uint8)
+
+    message_to_array(message(scene(), "8UC3", padding=7), convert)
+    assert asked == [("bgr8", 96, 24 * 96, "rgb8")]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"encoding": "hsv8"}, r"encoding 'hsv8' is not supported: use one of mono8, .*bayer_rggb8"),
+        ({"encoding": ""}, "encoding '' is not supported"),
+        ({"width": 0}, "image of 0x24 pixels is empty"),
+        ({"height": 0}, "image of 32x0 pixels is empty"),
+        ({"step": 95}, "step 95 is shorter than one row: 32 pixels of rgb8 take 96 bytes"),
+        ({"step": 0}, "step 0 is shorter"),
+        ({"width": 33}, "step 96 is shorter than one row: 33 pixels of rgb8 take 99 bytes"),
+        ({"height": 25}, r"holds 2304 bytes, but 25 rows of step 96 are 2400 \(rgb8 32x25\)"),
+        ({"data": b""}, "holds 0 bytes"),
+        ({"data": b"x" * 2303}, "holds 2303 bytes"),
+        ({"data": b"x" * 2305}, "holds 2305 bytes"),
+    ],
+)
+def test_malformed_images_are_refused_with_the_reason(change: dict, sentence: str) -> None:
+    broken = message(scene(), "rgb8")
+    broken.__dict__.update(change)
+    with pytest.raises(ImageError, match=sentence):
+        message_to_array(broken)
+
+
+def test_odd_sizes_that_an_encoding_cannot_have_are_refused() -> None:
+    with pytest.raises(ImageError, match="3x4 pixels in yuv422: the size must be a multiple of 2x1"):
+        message_to_array(message(np.zeros((4, 3, 2), np.uint8), "yuv422"))
+    with pytest.raises(ImageError, match="4x3 pixels in bayer_gbrg8: the size must be a multiple of 2x2"):
+        message_to_array(message(np.zeros((3, 4), np.uint8), "bayer_gbrg8"))
+
+
+def compressed(data: bytes, label: str = "jpeg") -> SimpleNamespace:
+    return SimpleNamespace(format=label, data=data)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_compressed_colour_and_grey(suffix: str) -> None:
+    data = cv2.imencode(suffix, scene()[..., ::-1])[1].tobytes()
+    image = message_to_array(compressed(data))
+    assert np.abs(image[11:13, 13:18].astype(int) - (30, 90, 200)).max() <= 8
+    grey = cv2.imencode(suffix, scene()[..., 0])[1].tobytes()
+    assert message_to_array(compressed(grey)).shape == (24, 32)
+
+
+def test_compressed_16_bits_and_alpha() -> None:
+    deep = cv2.imencode(".png", scene()[..., 0].astype(np.uint16) * 257)[1].tobytes()
+    np.testing.assert_array_equal(message_to_array(compressed(deep, "png")), scene()[..., 0])
+    alpha = cv2.imencode(".png", np.dstack([scene()[..., ::-1], scene()[..., 0]]))[1].tobytes()
+    np.testing.assert_array_equal(message_to_array(compressed(alpha, "png")), scene())
+
+
+def test_malformed_compressed_images_are_refused_with_the_reason() -> None:
+    whole = cv2.imencode(".jpg", scene())[1].tobytes()
+    with pytest.raises(ImageError, match="holds no data"):
+        message_to_array(compressed(b""))
+    with pytest.raises(ImageError, match=r"'jpeg', \d+ bytes\) is a JPEG cut short"):
+        message_to_array(compressed(whole[: len(whole) // 2]))
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        message_to_array(compressed(b"\x00\x01\x02" * 100))
+    with pytest.raises(ImageError, match="depth image"):
+        message_to_array(compressed(whole, "16UC1; compressedDepth png"))
+    png = cv2.imencode(".png", scene())[1].tobytes()
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        message_to_array(compressed(png[:60], "png"))
