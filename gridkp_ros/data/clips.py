@@ -86,7 +86,8 @@ class ClipDataset:
     """Clips of a fixed length drawn at random, with replacement, from recordings: item i depends on (seed, i) alone.
 
     That makes a run independent of workers and resumable at any item. A recording is drawn in proportion to the
-    number of its windows times its weight. Items are dictionaries of arrays: `frames` uint8 [T,C,H,W]; `points`
+    number of its windows times its weight (weights: one for each recording); those too short for a clip are left out.
+    Items are dictionaries of arrays: `frames` uint8 [T,C,H,W]; `points`
     float32 [T,M,2] model pixels, `known` and `visible` bool [T,M] (both False where there is no ground truth).
     """
 
@@ -100,12 +101,14 @@ class ClipDataset:
         num_points: int = 0,
         weights: Sequence[float] | None = None,
     ) -> None:
-        self.recordings = [r for r in recordings if len(r) >= clip_length]
+        recordings = list(recordings)
+        long_enough = [len(r) >= clip_length for r in recordings]
+        self.recordings = [r for r, fits in zip(recordings, long_enough, strict=True) if fits]
         if not self.recordings:
             raise ValueError(f"no recording has the {clip_length} frames of one clip: use shorter clips or more data")
         windows = np.array([len(r) - clip_length + 1 for r in self.recordings], float)
         if weights is not None:
-            windows *= np.asarray(weights, float)
+            windows *= np.asarray(weights, float)[long_enough]
         self.clip_length, self.size, self.seed = clip_length, size, seed
         self.augmentation = augmentation or Augmentation()
         self.num_points = num_points

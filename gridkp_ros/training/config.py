@@ -106,6 +106,14 @@ class Stage1Config(OptimiserConfig):
     gridding: bool = True
 
 
+class SynthesisConfig(OptimiserConfig):
+    """More training of the synthesiser alone, with the detector of stage 1 frozen (not in the paper; 0 steps: none)."""
+
+    steps: int = Field(0, ge=0)
+    frames_per_clip: PositiveInt = 19
+    reference: Literal["random", "first"] = "random"
+
+
 class Stage2Config(OptimiserConfig):
     """Dynamics.
 
@@ -154,6 +162,7 @@ class TrainConfig(Strict):
     model: ModelConfig = ModelConfig()
     data: DataConfig
     stage1: Stage1Config = Stage1Config()
+    synthesis: SynthesisConfig = SynthesisConfig()
     stage2: Stage2Config = Stage2Config()
     trusted_steps: PositiveInt = 15
     checkpoint_every: PositiveInt = 50
@@ -161,11 +170,13 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         self.model.build()
-        if self.stage1.frames_per_clip >= self.data.clip_length:
-            raise ValueError(
-                f"stage1.frames_per_clip={self.stage1.frames_per_clip} must be below "
-                f"data.clip_length={self.data.clip_length}: one frame of each clip is the reference"
-            )
+        for part in ("stage1", "synthesis"):
+            options = getattr(self, part)
+            if options.steps and options.frames_per_clip >= self.data.clip_length:
+                raise ValueError(
+                    f"{part}.frames_per_clip={options.frames_per_clip} must be below "
+                    f"data.clip_length={self.data.clip_length}: one frame of each clip is the reference"
+                )
         if self.stage2.free_running_weight and self.stage2.free_running_steps >= self.data.clip_length:
             raise ValueError(
                 f"stage2.free_running_steps={self.stage2.free_running_steps} must be below "

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning
@@ -16,25 +17,36 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
+from gridkp_ros.runtime.bundle import sha256_of
 from gridkp_ros.training.checkpoint import Checkpoint, load_weights, save_weights
-from gridkp_ros.training.config import FootageSource, SimulatorSource, Source, TrainConfig, TrainingError, load_config
+from gridkp_ros.training.config import (
+    FootageSource,
+    OptimiserConfig,
+    SimulatorSource,
+    Source,
+    TrainConfig,
+    TrainingError,
+    load_config,
+)
 from gridkp_ros.training.probe import fit_probe
-from gridkp_ros.training.stages import DetectionStage, DynamicsStage, Stage, to_float
+from gridkp_ros.training.stages import DetectionStage, DynamicsStage, Stage, SynthesisStage, to_float
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
+PARTS = ("stage1", "synthesis", "stage2")
 
 
 class CellClips(Dataset):
     """Clips of detected cells, drawn by the same rule as `ClipDataset` draws frames: items {"classes": int64 [T,K]}."""
 
     def __init__(self, clips: ClipDataset, cells: Sequence[np.ndarray]) -> None:
-        self.clips, self.cells = clips, cells
+        self.clips, self.cells = clips, [c for c in cells if len(c) >= clips.clip_length]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -68,7 +80,7 @@ class StepLoader:
         pass
 
 
-def load_sources(sources: Sequence[Source], config: TrainConfig, show: bool) -> tuple[list[Recording], list[float]]:
+def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[Recording], list[float]]:
     """Load every recording of the sources, with its source's weight."""
     recordings, weights = [], []
     for source in sources:
@@ -83,7 +95,7 @@ def load_sources(sources: Sequence[Source], config: TrainConfig, show: bool) -> 
                 source.duration_s,
                 SimConfig(width=source.width, height=source.height, background=source.background),
                 workers=os.cpu_count() or 1,
-                progress=_progress("rendering episodes") if show else None,
+                progress=_progress("rendering episodes"),
             )
         else:
             assert isinstance(source, FootageSource)
@@ -183,119 +195,140 @@ def git_commit() -> str:
     return commit.strip() + ("+changes" if dirty.strip() else "")
 
 
+@dataclass
+class Run:
+    """One training run: its folder, configuration, data and model."""
+
+    folder: Path
+    config: TrainConfig
+    resume: bool
+    recordings: list[Recording]
+    weights: list[float]
+    held_out: list[Recording]
+    model: GridKeypointModel
+    record: dict = field(default_factory=dict)
+
+    @property
+    def truth(self) -> list[Recording]:
+        return [r for r in self.recordings if r.points is not None]
+
+    def clips(self, options: OptimiserConfig, number: int, training: bool) -> ClipDataset:
+        """Random clips of a part's training (or a fixed set for its validation); number: of the part, for the seed."""
+        c, source = self.config, self.recordings if training else self.held_out
+        return ClipDataset(
+            source,
+            c.data.clip_length,
+            options.steps * options.batch_clips if training else VALIDATION_CLIPS,
+            seed=2 * c.seed + 1000 * number + training,
+            augmentation=Augmentation(**c.data.augmentation.model_dump()) if training else None,
+            num_points=self.truth[0].points.shape[1] if self.truth else 0,
+            weights=self.weights if training else None,
+        )
+
+    def part(self, name: str, module: nn.Module, stage: Stage, train: Dataset, validation: Dataset) -> None:
+        """Train one part and keep its weights in the run's folder, or load them if they are there already."""
+        weights, record = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
+        if self.resume and weights.is_file():
+            load_weights(module, weights)
+        else:
+            started = time.time()
+            figures = fit_stage(stage, train, validation, self.folder, name, self.config, self.resume)
+            hours = (time.time() - started) / 3600
+            record.write_text(json.dumps({name: figures, f"{name}_hours": hours}))
+            save_weights(module, weights)
+        self.record |= json.loads(record.read_text())
+
+    def detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The cells [N,K] of every frame of the training and validation recordings, by the frozen detector."""
+        cache = self.folder / "cells.npz"
+        detector = sha256_of(self.folder / "stage1.safetensors")
+        lengths = np.cumsum([len(r) for r in (*self.recordings, *self.held_out)])
+        if cache.is_file():
+            with np.load(cache) as stored:
+                if str(stored["detector"]) == detector and len(stored["cells"]) == lengths[-1]:
+                    cells = np.split(stored["cells"], lengths[:-1])
+                    return cells[: len(self.recordings)], cells[len(self.recordings) :]
+        log.info("detecting keypoints in every frame for stage 2")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cells = detect_recordings(self.model, [*self.recordings, *self.held_out], device)
+        np.savez_compressed(cache, cells=np.concatenate(cells), detector=detector)
+        return cells[: len(self.recordings)], cells[len(self.recordings) :]
+
+
 def train(
     config_path: Path,
     out: Path | None = None,
     bundle: Path | None = None,
     resume: bool = False,
     from_bundle: Path | None = None,
+    only: str | None = None,
 ) -> Path:
-    """Run the whole training of a configuration; returns the checkpoint folder, `<out>/checkpoint`.
+    """Run the training of a configuration; returns the checkpoint folder, `<out>/checkpoint`.
 
     out: the run's folder, by default runs/<name>. bundle: where the bundle is exported, by default <out>/bundle.
-    from_bundle: a checkpoint or bundle folder whose weights are the start.
+    from_bundle: a checkpoint or bundle folder whose weights are the start. only: stop after one part, "stage1",
+    "synthesis" or "stage2"; the last two need nothing of each other, so two processes can train them side by side
+    (and a last call with `resume` puts all parts together).
 
     Raises TrainingError with what to do.
     """
+    if only not in (None, *PARTS):
+        raise TrainingError(f"there is no part {only!r}: use one of {', '.join(PARTS)}")
     config = load_config(config_path)
-    run = Path(out or Path("runs") / config.name)
-    run.mkdir(parents=True, exist_ok=True)
-    if (
-        resume
-        and (run / "config.json").is_file()
-        and (run / "config.json").read_text() != config.model_dump_json(indent=1)
-    ):
+    folder = Path(out or Path("runs") / config.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "config.json"
+    if resume and kept.is_file() and kept.read_text() != config.model_dump_json(indent=1):
         raise TrainingError(
-            f"{config_path} differs from the configuration of {run}: resume with the same, or name another --out"
+            f"{config_path} differs from the configuration of {folder}: resume with the same, or name another --out"
         )
-    (run / "config.json").write_text(config.model_dump_json(indent=1))
+    kept.write_text(config.model_dump_json(indent=1))
     lightning.seed_everything(config.seed, verbose=False)
-    started = time.time()
 
-    recordings, weights = load_sources(config.data.train, config, show=True)
-    held_out, _ = load_sources(config.data.validation, config, show=True)
+    recordings, weights = load_sources(config.data.train, config)
+    held_out, _ = load_sources(config.data.validation, config)
     frames = sum(map(len, recordings))
-    log.info(
-        "training on %d recordings, %d frames; validating on %d recordings", len(recordings), frames, len(held_out)
-    )
-
+    log.info("training on %d recordings, %d frames; validating on %d", len(recordings), frames, len(held_out))
     model = GridKeypointModel(config.model.build())
     if from_bundle is not None:
         load_weights(model, Path(from_bundle) / "weights.safetensors")
     model = model.to(memory_format=torch.channels_last)  # five times the speed of the default layout on a CPU
+    run = Run(folder, config, resume, recordings, weights, held_out, model)
+    named = run.truth[0].points.shape[1] if run.truth else 0
+    if config.stage1.anchor_weight and named > config.model.num_keypoints:
+        raise TrainingError(f"{named} named points cannot be anchored to {config.model.num_keypoints} keypoints")
 
-    truth = [r for r in recordings if r.points is not None]
-    num_points = truth[0].points.shape[1] if truth else 0
-    if config.stage1.anchor_weight and num_points > config.model.num_keypoints:
-        raise TrainingError(f"{num_points} named points cannot be anchored to {config.model.num_keypoints} keypoints")
-
-    def clips(source: Sequence[Recording], steps: int, batch: int, stage: int, training: bool) -> ClipDataset:
-        return ClipDataset(
-            source,
-            config.data.clip_length,
-            steps * batch if training else VALIDATION_CLIPS,
-            seed=2 * config.seed + 1000 * stage + training,
-            augmentation=Augmentation(**config.data.augmentation.model_dump()) if training else None,
-            num_points=num_points,
-            weights=[w for r, w in zip(source, weights, strict=False) if len(r) >= config.data.clip_length]
-            if training
-            else None,
-        )
-
-    o1, o2 = config.stage1, config.stage2
-    record = {}
-    done = run / "stage1.safetensors"
-    if resume and done.is_file():
-        load_weights(model.vision, done)
-        record |= json.loads((run / "stage1.json").read_text())
-    else:
-        stage1 = DetectionStage(model.vision, o1, config.seed)
-        stage1_start = time.time()
-        figures = fit_stage(
-            stage1,
-            clips(recordings, o1.steps, o1.batch_clips, 1, True),
-            clips(held_out, 0, 0, 1, False),
-            run,
-            "stage1",
-            config,
-            resume,
-        )
-        save_weights(model.vision, done)
-        record |= {"stage1": figures, "stage1_hours": (time.time() - stage1_start) / 3600}
-        (run / "stage1.json").write_text(json.dumps(record))
-
-    model.vision.eval().requires_grad_(False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    log.info("detecting keypoints in every frame for stage 2")
-    train_cells, held_cells = (detect_recordings(model, part, device) for part in (recordings, held_out))
-
-    def cell_clips(source: Sequence[Recording], cells: Sequence[np.ndarray], training: bool) -> CellClips:
-        base = clips(source, o2.steps, o2.batch_clips, 2, training)
-        return CellClips(base, [c for c in cells if len(c) >= config.data.clip_length])
-
+    o1, o2, os_ = config.stage1, config.stage2, config.synthesis
+    stage1 = DetectionStage(model.vision, o1, config.seed)
+    run.part("stage1", model.vision, stage1, run.clips(o1, 1, True), run.clips(o1, 1, False))
+    checkpoint = folder / "checkpoint"
+    if only == "stage1":
+        return checkpoint
+    if os_.steps and only != "stage2":
+        synthesis = SynthesisStage(model.vision, os_, config.seed)
+        run.part("synthesis", model.vision, synthesis, run.clips(os_, 3, True), run.clips(os_, 3, False))
+    if only == "synthesis":
+        return checkpoint
+    cells, held_cells = run.detected()
     stage2 = DynamicsStage(model.dynamics, o2, config.seed)
-    stage2_start = time.time()
-    figures = fit_stage(
-        stage2,
-        cell_clips(recordings, train_cells, True),
-        cell_clips(held_out, held_cells, False),
-        run,
+    run.part(
         "stage2",
-        config,
-        resume,
+        model.dynamics,
+        stage2,
+        CellClips(run.clips(o2, 2, True), cells),
+        CellClips(run.clips(o2, 2, False), held_cells),
     )
-    record |= {"stage2": figures, "stage2_hours": (time.time() - stage2_start) / 3600}
+    if only == "stage2":
+        return checkpoint
 
     probe = None
-    if truth:
+    if run.truth:
         from gridkp_ros.data.simulator import POINT_NAMES
 
-        width = config.model.width
-        chosen = [(r, c) for r, c in zip(recordings, train_cells, strict=True) if r.points is not None]
-        poses = [kp.classes_to_pixels(torch.from_numpy(c), width).numpy() for _, c in chosen]
-        probe = fit_probe(poses, [r.points for r, _ in chosen], [r.visible for r, _ in chosen], POINT_NAMES)
-
-    record |= {
+        known = [(r, c) for r, c in zip(recordings, cells, strict=True) if r.points is not None]
+        poses = [kp.classes_to_pixels(torch.from_numpy(c), config.model.width).numpy() for _, c in known]
+        probe = fit_probe(poses, [r.points for r, _ in known], [r.visible for r, _ in known], POINT_NAMES)
+    record = run.record | {
         "commit": git_commit(),
         "seed": config.seed,
         "frames": frames,
@@ -303,14 +336,12 @@ def train(
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
         "torch": torch.__version__,
-        "hours": (time.time() - started) / 3600,
         "started_from": str(from_bundle) if from_bundle else None,
     }
-    checkpoint = run / "checkpoint"
     model = model.cpu().to(memory_format=torch.contiguous_format)
     samples = np.concatenate([r.frames[:: max(1, len(r) // 4)][:4] for r in held_out[:8]])
     Checkpoint(model, config, samples, probe, record).save(checkpoint)
     from gridkp_ros.export.bundle import export
 
-    export(checkpoint, bundle or run / "bundle")
+    export(checkpoint, bundle or folder / "bundle")
     return checkpoint

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import Dynamics, Vision
 from gridkp_ros.training import losses
-from gridkp_ros.training.config import OptimiserConfig, Stage1Config, Stage2Config, TrainingError
+from gridkp_ros.training.config import OptimiserConfig, Stage1Config, Stage2Config, SynthesisConfig, TrainingError
 
 
 def to_float(frames: Tensor) -> Tensor:
@@ -20,7 +20,9 @@ def to_float(frames: Tensor) -> Tensor:
 
 
 class Stage(lightning.LightningModule):
-    """What both stages share: Adam, the schedule, gradient clipping for each module by itself, seeded noise."""
+    """What all stages share: Adam, the schedule, gradient clipping for each module by itself, seeded noise."""
+
+    number = 0  # of the stage, so that each draws its own random numbers
 
     def __init__(self, options: OptimiserConfig, seed: int) -> None:
         super().__init__()
@@ -32,12 +34,13 @@ class Stage(lightning.LightningModule):
 
     def generator(self, *key: int) -> torch.Generator:
         """Random numbers that depend on seed, stage and step alone, so that a resumed run draws the same ones."""
-        mixed = hash((self.seed, type(self).__name__ == "DynamicsStage", *key)) & 0x7FFF_FFFF_FFFF_FFFF
+        mixed = hash((self.seed, self.number, *key)) & 0x7FFF_FFFF_FFFF_FFFF
         return torch.Generator(device=self.device).manual_seed(mixed)
 
     def configure_optimizers(self) -> dict:
         o = self.options
-        optimiser = torch.optim.Adam(self.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(trained, lr=o.learning_rate, weight_decay=o.weight_decay)
 
         def factor(step: int) -> float:
             if o.schedule == "step":
@@ -65,59 +68,45 @@ class Stage(lightning.LightningModule):
         return loss
 
 
-class DetectionStage(Stage):
-    """Stage 1: detector and synthesiser, through the straight-through grid."""
+class VisionStage(Stage):
+    """What stage 1 and its continuation share: frames of a clip drawn from one of them."""
 
-    def __init__(self, vision: Vision, options: Stage1Config, seed: int) -> None:
+    def __init__(self, vision: Vision, options: Stage1Config | SynthesisConfig, seed: int) -> None:
         super().__init__(options, seed)
         self.vision = vision
+        v = vision
+        self.detector = nn.ModuleList((v.detector, v.heatmap))
+        self.synthesiser = nn.ModuleList((v.appearance, v.merge, v.level0, v.level1, v.level2, v.to_image))
 
-    def clipped_modules(self) -> list[nn.Module]:
-        v = self.vision
-        detector = nn.ModuleList((v.detector, v.heatmap))
-        synthesiser = nn.ModuleList((v.appearance, v.merge, v.level0, v.level1, v.level2, v.to_image))
-        return [detector, synthesiser]
-
-    def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        o, vision, config = self.options, self.vision, self.vision.config
-        frames = to_float(batch["frames"])  # [B, T, C, H, W]
+    def choose(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pick 1 + n frames of each clip [B,T,C,H,W], the first being the reference; and their numbers [B,1+n]."""
         b, t = frames.shape[:2]
-        # The first of the chosen frames is the reference, the others are drawn from it.
-        order = torch.rand(b, t, generator=generator, device=frames.device).argsort(dim=1)[:, : o.frames_per_clip + 1]
-        if o.reference == "first":
+        order = torch.rand(b, t, generator=generator, device=frames.device).argsort(dim=1)
+        order = order[:, : self.options.frames_per_clip + 1]
+        if self.options.reference == "first":
             order = torch.cat((torch.zeros_like(order[:, :1]), 1 + order[:, 1:] % (t - 1)), dim=1)
-        rows = torch.arange(b, device=frames.device).unsqueeze(1)
-        chosen = frames[rows, order]  # [B, 1+n, C, H, W]
-        n = chosen.shape[1] - 1
+        return frames[torch.arange(b, device=frames.device).unsqueeze(1), order], order
 
-        logits = vision.heatmap_logits(chosen.flatten(0, 1))
-        xy = vision.locate(logits, snap=o.gridding).unflatten(0, (b, n + 1))  # [B, 1+n, K, 2]
+    def reconstruct(self, chosen: Tensor, xy: Tensor) -> dict[str, Tensor]:
+        """Draw frames 1..n of [B,1+n,C,H,W] from frame 0, with keypoints [B,1+n,K,2]; the loss and two PSNRs."""
+        n = chosen.shape[1] - 1
 
         def for_each_target(x: Tensor) -> Tensor:  # [B, ...] -> [B*n, ...]
             return x.unsqueeze(1).expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
         reference, targets = chosen[:, 0], chosen[:, 1:].flatten(0, 1)
-        features = tuple(for_each_target(f) for f in vision.encode(reference))
-        drawn = vision.decode(features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1))
-        values = {
-            "reconstruction": losses.reconstruction(drawn, targets),
-            "condensation": losses.condensation(logits.sigmoid(), o.condensation_channels),
-        }
-        values["loss"] = values["reconstruction"] + o.condensation_weight * values["condensation"]
-        if o.anchor_weight:
-            size = (config.height, config.width)
-            chosen_truth = [batch[key][rows, order].flatten(0, 1) for key in ("points", "known", "visible")]
-            values["anchor"] = losses.anchor(logits, *chosen_truth, size)
-            values["loss"] = values["loss"] + o.anchor_weight * values["anchor"]
-        if o.separation_weight:
-            values["separation"] = losses.separation(xy)
-            values["loss"] = values["loss"] + o.separation_weight * values["separation"]
+        features = tuple(for_each_target(f) for f in self.vision.encode(reference))
+        drawn = self.vision.decode(
+            features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1)
+        )
         with torch.no_grad():
             squared = (drawn.clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
-            values["psnr"] = -10 * torch.log10(squared.clamp(min=1e-10)).mean()
             copied = (for_each_target(reference) - targets).square().flatten(1).mean(dim=1)
-            values["psnr_copy"] = -10 * torch.log10(copied.clamp(min=1e-10)).mean()
-        return values
+        return {
+            "reconstruction": losses.reconstruction(drawn, targets),
+            "psnr": -10 * torch.log10(squared.clamp(min=1e-10)).mean(),
+            "psnr_copy": -10 * torch.log10(copied.clamp(min=1e-10)).mean(),
+        }
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         return self.report("train", self.losses(batch, self.generator(self.global_step)), len(batch["frames"]))
@@ -126,8 +115,63 @@ class DetectionStage(Stage):
         return self.report("val", self.losses(batch, self.generator(-1, index)), len(batch["frames"]))
 
 
+class DetectionStage(VisionStage):
+    """Stage 1: detector and synthesiser, through the straight-through grid."""
+
+    number = 1
+
+    def clipped_modules(self) -> list[nn.Module]:
+        return [self.detector, self.synthesiser]
+
+    def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        o, vision = self.options, self.vision
+        chosen, order = self.choose(to_float(batch["frames"]), generator)  # [B, 1+n, C, H, W]
+        logits = vision.heatmap_logits(chosen.flatten(0, 1))
+        xy = vision.locate(logits, snap=o.gridding).unflatten(0, order.shape)  # [B, 1+n, K, 2]
+        values = self.reconstruct(chosen, xy)
+        values["condensation"] = losses.condensation(logits.sigmoid(), o.condensation_channels)
+        values["loss"] = values["reconstruction"] + o.condensation_weight * values["condensation"]
+        if o.anchor_weight:
+            rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+            truth = [batch[key][rows, order].flatten(0, 1) for key in ("points", "known", "visible")]
+            values["anchor"] = losses.anchor(logits, *truth, (vision.config.height, vision.config.width))
+            values["loss"] = values["loss"] + o.anchor_weight * values["anchor"]
+        if o.separation_weight:
+            values["separation"] = losses.separation(xy)
+            values["loss"] = values["loss"] + o.separation_weight * values["separation"]
+        return values
+
+
+class SynthesisStage(VisionStage):
+    """The synthesiser alone, on keypoints of the frozen detector of stage 1."""
+
+    number = 3
+
+    def __init__(self, vision: Vision, options: SynthesisConfig, seed: int) -> None:
+        super().__init__(vision, options, seed)
+        self.detector.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SynthesisStage:
+        super().train(mode)
+        self.detector.eval()  # its batch statistics are frozen too
+        return self
+
+    def clipped_modules(self) -> list[nn.Module]:
+        return [self.synthesiser]
+
+    def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        chosen, order = self.choose(to_float(batch["frames"]), generator)
+        with torch.no_grad():
+            xy = self.vision.locate(self.vision.heatmap_logits(chosen.flatten(0, 1))).unflatten(0, order.shape)
+        values = self.reconstruct(chosen, xy)
+        values["loss"] = values["reconstruction"]
+        return values
+
+
 class DynamicsStage(Stage):
     """Stage 2: the VRNN on the binary maps of the frozen detector's keypoints, teacher-forced over the clip."""
+
+    number = 2
 
     def __init__(self, dynamics: Dynamics, options: Stage2Config, seed: int) -> None:
         super().__init__(options, seed)
@@ -186,7 +230,7 @@ class DynamicsStage(Stage):
         return values
 
     def free_run(self, state: tuple[Tensor, ...], steps: int) -> Tensor:
-        """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], gradients through time."""
+        """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], with gradients."""
         d = self.dynamics
         out = []
         for _ in range(steps):
@@ -198,7 +242,7 @@ class DynamicsStage(Stage):
         return torch.stack(out, dim=1)
 
     def momentum(self, tracks: tuple[Tensor, ...], pixels: Tensor) -> tuple[list[Tensor | float], list]:
-        """What the motion prior adds to the logits of each of T frames of true cells [B,T,K,2], and its states before."""
+        """What the motion prior adds to the logits of T frames of true cells [B,T,K,2], and its states before."""
         added, states = [], []
         for i in range(pixels.shape[1]):
             states.append(tracks)
