@@ -150,6 +150,7 @@ class SynthesisStage(VisionStage):
     def __init__(self, vision: Vision, options: SynthesisConfig, seed: int) -> None:
         super().__init__(vision, options, seed)
         self.detector.requires_grad_(False)
+        self.train()
 
     def train(self, mode: bool = True) -> SynthesisStage:
         super().train(mode)

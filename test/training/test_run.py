@@ -113,16 +113,14 @@ def test_parts_trained_one_by_one_are_the_whole_run(trained: Path) -> None:
         train(trained / "small.yaml", out=trained / "parts", resume=True, only=only)
     whole, parts = ((trained / name) for name in ("run", "parts"))
     for name in ("stage1", "synthesis", "stage2"):
-        one, other = (load_file(run / f"{name}.safetensors") for run in (whole, parts))
-        for key, value in one.items():  # to rounding: the memory a process has used before changes the last bits
-            assert torch.allclose(value, other[key], atol=1e-4), (name, key)
+        assert (whole / f"{name}.safetensors").read_bytes() == (parts / f"{name}.safetensors").read_bytes(), name
 
 
 def test_synthesis_leaves_the_detector_alone(trained: Path) -> None:
     before, after = (load_file(trained / f"run/{name}.safetensors") for name in ("stage1", "synthesis"))
     for name, value in before.items():
         frozen = name.startswith(("detector.", "heatmap."))
-        assert torch.equal(value, after[name]) == frozen or name.endswith("num_batches_tracked"), name
+        assert torch.equal(value, after[name]) == frozen, name
 
 
 def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path) -> None:
