@@ -154,7 +154,7 @@ def fit_stage(
         raise TrainingError(f"{folder} holds an earlier run: continue it with --resume, or name another --out")
     every = config.checkpoint_every
     checkpoints = ModelCheckpoint(
-        folder, save_last=True, save_top_k=0, every_n_train_steps=every, save_weights_only=False
+        folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False
     )
     interactive = os.isatty(2)
     trainer = lightning.Trainer(
