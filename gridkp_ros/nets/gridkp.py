@@ -31,8 +31,8 @@ class GridKeypointConfig:
     synthesiser is shown beside the appearance features: "difference" (G_t - G_ref, the published code) or "both"
     (G_t and G_ref, as the paper words it; K more input channels). coordinates: "sigmoid" (the paper's expectation
     over the sigmoid heatmap) or "softmax" (over a spatial softmax of the same logits: the background does not pull
-    keypoints to the centre of the image while the heatmaps are still flat). motion_prior: add `MotionPrior` to the
-    decoder's logits (not in the paper; 6 parameters for each keypoint).
+    keypoints to the centre of the image while the heatmaps are still flat). motion_width: width of a
+    `MotionPrior` added to the decoder's logits (not in the paper; 0: none).
     """
 
     channels: int = 3
@@ -44,7 +44,7 @@ class GridKeypointConfig:
     sigma: float = 1.5
     maps: str = "difference"
     coordinates: str = "sigmoid"
-    motion_prior: bool = False
+    motion_width: int = 0
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -58,6 +58,8 @@ class GridKeypointConfig:
             )
         if self.maps not in ("difference", "both"):
             raise ValueError(f"maps={self.maps!r}: use 'difference' or 'both'")
+        if self.motion_width < 0:
+            raise ValueError(f"motion_width={self.motion_width}: use 0 (no motion prior) or a width")
         if self.coordinates not in ("sigmoid", "softmax"):
             raise ValueError(f"coordinates={self.coordinates!r}: use 'sigmoid' or 'softmax'")
 
@@ -179,67 +181,67 @@ class GaussianHead(nn.Module):
 
 
 class MotionPrior(nn.Module):
-    """Where each keypoint would go by its own momentum, as a log-density over cells to add to the decoder's logits.
+    """Where each keypoint would go by the motion of all of them, as a log-density to add to the decoder's logits.
 
-    An alpha-beta filter with damping follows each keypoint in fractions of a cell, which a binary map cannot hold:
+    A binary map cannot hold a speed of a fraction of a cell, nor the phase of a reach. A small GRU reads the keypoints'
+    displacements and positions and answers, for each keypoint, with the displacement to come and how sure it is. A
+    keypoint's fractional position is the point of its cell nearest to where it was expected, so that slow motion goes
+    on between two cells. The density is a mixture of two Gaussians around the expected position and a small uniform
+    part, so that the network can always overrule it.
 
-        x' = x + g v,   r = cell - x',   x <- x' + a r,   v <- g v + b r
-
-    The density at the next step is a mixture of two Gaussians around x' and a small uniform part, so that the network
-    can always overrule it. Gains, damping, widths and weights are learned, for each keypoint by itself.
-
-    State: track [N,K,5]: x, y, velocity in x and y (cells a step), and 1 once a cell has been seen (else 0).
+    State: track [N,K,3]: x, y in cells, and 1 once a cell has been seen (else 0); momentum [N,width]: of the GRU.
     """
 
-    JUMP = 8.0  # cells: a keypoint that leaps farther is somewhere else, and its old velocity means nothing
+    FASTEST = 6.0  # cells a step: what is faster is a keypoint that was found elsewhere
     UNIFORM = 1e-3  # probability that the next cell is any cell at all
 
     def __init__(self, config: GridKeypointConfig) -> None:
         super().__init__()
-        k = config.num_keypoints
+        k, width = config.num_keypoints, config.motion_width
         self.size = (config.height, config.width)
-        self.position_gain = nn.Parameter(torch.full((k,), 0.5))  # a = sigmoid(.)
-        self.velocity_gain = nn.Parameter(torch.full((k,), -1.0))  # b = sigmoid(.)
-        self.damping = nn.Parameter(torch.full((k,), 2.5))  # g = sigmoid(.)
-        self.log_width = nn.Parameter(torch.tensor([[-0.4, 1.0]]).repeat(k, 1))  # [K,2] log cells
-        self.mixture = nn.Parameter(torch.full((k,), 1.0))  # log-odds of the narrow one
+        self.read = nn.Sequential(nn.Linear(4 * k, width), nn.ReLU())
+        self.gru = nn.GRUCell(width, width)
+        self.answer = nn.Linear(width, 5 * k)  # displacement x, y; two log widths; log-odds of the narrow Gaussian
+        nn.init.zeros_(self.answer.weight)
+        with torch.no_grad():
+            self.answer.bias.view(k, 5).copy_(torch.tensor([0.0, 0.0, -0.4, 1.0, 1.0]))
 
-    def predict(self, track: Tensor) -> Tensor:
-        """The expected next positions [N,K,2] in cells."""
-        return track[..., 0:2] + self.damping.sigmoid().unsqueeze(-1) * track[..., 2:4]
+    def predict(self, track: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """The expected next positions [N,K,2] in cells, and the density's log widths and log-odds [N,K,3]."""
+        answer = self.answer(momentum).unflatten(-1, (track.shape[1], 5))
+        return track[..., :2] + answer[..., :2], answer[..., 2:]
 
-    def advance(self, track: Tensor, pixels: Tensor) -> Tensor:
-        """Absorb the cells [N,K,2] that came next; returns the new track [N,K,5]."""
-        ahead = self.predict(track)
-        residual = pixels - ahead
-        a, b, g = (p.sigmoid().unsqueeze(-1) for p in (self.position_gain, self.velocity_gain, self.damping))
-        seen = track[..., 4:5]
-        follows = seen * (residual.square().sum(dim=-1, keepdim=True) <= self.JUMP**2).to(seen.dtype)
-        x = follows * (ahead + a * residual) + (1 - follows) * pixels
-        v = follows * (g * track[..., 2:4] + b * residual)
-        return torch.cat((x, v, torch.ones_like(seen)), dim=-1)
+    def advance(self, track: Tensor, momentum: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Absorb the cells [N,K,2] that came next; returns the new state."""
+        ahead, _ = self.predict(track, momentum)
+        seen = track[..., 2:]
+        x = pixels + seen * (ahead - pixels).clamp(-0.5, 0.5)
+        moved = seen * (x - track[..., :2]).clamp(-self.FASTEST, self.FASTEST)
+        middle = torch.tensor([self.size[1] / 2, self.size[0] / 2], device=x.device)
+        features = torch.cat((moved / 2, (x - middle) / 20), dim=-1).flatten(1)
+        return torch.cat((x, torch.ones_like(seen)), dim=-1), self.gru(self.read(features), momentum)
 
-    def forward(self, track: Tensor) -> Tensor:
+    def forward(self, track: Tensor, momentum: Tensor) -> Tensor:
         """Log-density over cells [N,K,H*W], up to a constant; zero for keypoints never seen."""
         height, width = self.size
-        ahead = self.predict(track)
+        ahead, shape = self.predict(track, momentum)
         x = torch.arange(width, device=track.device, dtype=track.dtype)
         y = torch.arange(height, device=track.device, dtype=track.dtype)
         dx2, dy2 = (x - ahead[..., 0:1]) ** 2, (y - ahead[..., 1:2]) ** 2  # [N, K, W], [N, K, H]
-        weights = torch.stack((self.mixture.sigmoid(), (-self.mixture).sigmoid()))  # [2, K]
         density = self.UNIFORM / (height * width)
-        for weight, log_width in zip(weights, self.log_width.unbind(dim=1), strict=True):
-            precision = (-2 * log_width).exp().unsqueeze(-1)
+        narrow = shape[..., 2:3].sigmoid()
+        for weight, log_width in ((narrow, shape[..., 0:1]), (1 - narrow, shape[..., 1:2])):
+            precision = (-2 * log_width.clamp(-1.5, 3.0)).exp()
             along_x = torch.exp(-0.5 * precision * dx2)  # a Gaussian is the product of its profiles
-            along_y = torch.exp(-0.5 * precision * dy2) * (weight.unsqueeze(-1) * precision / (2 * torch.pi))
+            along_y = torch.exp(-0.5 * precision * dy2) * (weight * precision / (2 * torch.pi))
             density = density + along_y.unsqueeze(-1) * along_x.unsqueeze(-2)
-        return (density.log() * track[..., 4].unsqueeze(-1).unsqueeze(-1)).flatten(2)
+        return (density.log() * track[..., 2].unsqueeze(-1).unsqueeze(-1)).flatten(2)
 
 
 class Dynamics(nn.Module):
     """The convLSTM VRNN over binary maps (paper, equations 6 to 9).
 
-    State: h and c, each [N, hidden, H/4, W/4], and with a motion prior its track [N,K,5]; zeros at the start.
+    State: h and c, each [N, hidden, H/4, W/4], and with a motion prior its track and momentum; zeros at the start.
     Latent: [N, 1, H/4, W/4].
     """
 
@@ -258,7 +260,7 @@ class Dynamics(nn.Module):
         self.dec = nn.ModuleList((conv3(n + 1, n), conv3(n, n // 2), conv3(n // 2, n // 4)))
         self.to_logits = nn.Conv2d(n // 4, k, 1)
         init_weights(self)
-        self.motion_prior = MotionPrior(config) if config.motion_prior else None
+        self.motion_prior = MotionPrior(config) if config.motion_width else None
         if self.motion_prior is not None:
             nn.init.zeros_(self.to_logits.weight)  # momentum alone is the start; the network learns what it misses
 
@@ -266,8 +268,10 @@ class Dynamics(nn.Module):
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape, without the batch, of each state tensor."""
         hidden = (self.config.hidden, *self.config.latent_size)
-        track = {"track": (self.config.num_keypoints, 5)} if self.motion_prior is not None else {}
-        return {"h": hidden, "c": hidden, **track}
+        state = {"h": hidden, "c": hidden}
+        if self.motion_prior is not None:
+            state |= {"track": (self.config.num_keypoints, 3), "momentum": (self.config.motion_width,)}
+        return state
 
     def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.zeros(batch, *shape, device=like.device) for shape in self.state_shapes.values())
@@ -292,11 +296,11 @@ class Dynamics(nn.Module):
 
     def prior_logits(self, tracks: tuple[Tensor, ...]) -> Tensor | float:
         """What the motion prior adds to the logits, [N,K,H*W]; tracks: the state after h and c, empty without one."""
-        return self.motion_prior(tracks[0]) if self.motion_prior is not None else 0.0
+        return self.motion_prior(*tracks) if self.motion_prior is not None else 0.0
 
     def advance_tracks(self, tracks: tuple[Tensor, ...], pixels: Tensor) -> tuple[Tensor, ...]:
         """The motion prior's state after cells [N,K,2]; empty without a motion prior."""
-        return (self.motion_prior.advance(tracks[0], pixels),) if self.motion_prior is not None else ()
+        return self.motion_prior.advance(*tracks, pixels) if self.motion_prior is not None else ()
 
     def logits(self, h: Tensor, z: Tensor) -> Tensor:
         """Equation 8: unnormalised log-probability of each cell, [N,K,H*W], before the motion prior's part."""

@@ -118,6 +118,16 @@ class SynthesisConfig(OptimiserConfig):
     balance: bool = False
 
 
+class MotionConfig(OptimiserConfig):
+    """The motion prior alone, on detected cells, before stage 2 keeps it fixed (not in the paper).
+
+    clip_length: frames, of which between a quarter and a half are observed and the rest predicted.
+    """
+
+    steps: int = Field(500, ge=0)
+    clip_length: int = Field(40, ge=8)
+
+
 class Stage2Config(OptimiserConfig):
     """Dynamics.
 
@@ -150,7 +160,7 @@ class ModelConfig(Strict):
     sigma: PositiveFloat = 1.5
     maps: Literal["difference", "both"] = "difference"
     coordinates: Literal["sigmoid", "softmax"] = "sigmoid"
-    motion_prior: bool = False
+    motion_width: int = Field(0, ge=0)
 
     def build(self) -> GridKeypointConfig:
         return GridKeypointConfig(**self.model_dump())
@@ -167,6 +177,7 @@ class TrainConfig(Strict):
     data: DataConfig
     stage1: Stage1Config = Stage1Config()
     synthesis: SynthesisConfig = SynthesisConfig()
+    motion: MotionConfig = MotionConfig()
     stage2: Stage2Config = Stage2Config()
     trusted_steps: PositiveInt = 15
     checkpoint_every: PositiveInt = 50

@@ -35,7 +35,7 @@ from gridkp_ros.training.config import (
     load_config,
 )
 from gridkp_ros.training.probe import fit_probe
-from gridkp_ros.training.stages import DetectionStage, DynamicsStage, Stage, SynthesisStage, to_float
+from gridkp_ros.training.stages import DetectionStage, DynamicsStage, MotionStage, Stage, SynthesisStage, to_float
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
@@ -212,12 +212,12 @@ class Run:
     def truth(self) -> list[Recording]:
         return [r for r in self.recordings if r.points is not None]
 
-    def clips(self, options: OptimiserConfig, number: int, training: bool) -> ClipDataset:
+    def clips(self, options: OptimiserConfig, number: int, training: bool, length: int | None = None) -> ClipDataset:
         """Random clips of a part's training (or a fixed set for its validation); number: of the part, for the seed."""
         c, source = self.config, self.recordings if training else self.held_out
         return ClipDataset(
             source,
-            c.data.clip_length,
+            length or c.data.clip_length,
             options.steps * options.batch_clips if training else VALIDATION_CLIPS,
             seed=2 * c.seed + 1000 * number + training,
             augmentation=Augmentation(**c.data.augmentation.model_dump()) if training else None,
@@ -310,6 +310,13 @@ def train(
     if only == "synthesis":
         return checkpoint
     cells, held_cells = run.detected()
+    if model.dynamics.motion_prior is not None:
+        om, prior = config.motion, model.dynamics.motion_prior
+        clips = (
+            CellClips(run.clips(om, 4, training, om.clip_length), found)
+            for training, found in ((True, cells), (False, held_cells))
+        )
+        run.part("motion", prior, MotionStage(prior, om, config.seed), *clips)
     stage2 = DynamicsStage(model.dynamics, o2, config.seed)
     run.part(
         "stage2",

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from gridkp_ros.nets import keypoints as kp
-from gridkp_ros.nets.gridkp import Dynamics, Vision
+from gridkp_ros.nets.gridkp import Dynamics, MotionPrior, Vision
 from gridkp_ros.training import losses
-from gridkp_ros.training.config import OptimiserConfig, Stage1Config, Stage2Config, SynthesisConfig, TrainingError
+from gridkp_ros.training.config import (
+    MotionConfig,
+    OptimiserConfig,
+    Stage1Config,
+    Stage2Config,
+    SynthesisConfig,
+    TrainingError,
+)
 
 
 def to_float(frames: Tensor) -> Tensor:
@@ -170,6 +177,55 @@ class SynthesisStage(VisionStage):
         return values
 
 
+class MotionStage(Stage):
+    """The motion prior, on its own rollout and on the density of the next cell."""
+
+    number = 4
+
+    def __init__(self, prior: MotionPrior, options: MotionConfig, seed: int) -> None:
+        super().__init__(options, seed)
+        self.prior = prior
+
+    def clipped_modules(self) -> list[nn.Module]:
+        return [self.prior]
+
+    def losses(self, classes: Tensor, observed: int) -> dict[str, Tensor]:
+        """classes: cells, int64 [B,T,K]; the first `observed` frames are seen, the others predicted."""
+        prior, (b, t, k) = self.prior, classes.shape
+        pixels = kp.classes_to_pixels(classes, prior.size[1])
+        track, momentum = pixels.new_zeros(b, k, 3), pixels.new_zeros(b, prior.gru.hidden_size)
+        density, error, put = [], [], []
+        for i in range(t):
+            if i >= observed:
+                ahead, _ = prior.predict(track, momentum)
+                error.append((ahead - pixels[:, i]).square().sum(dim=-1).add(1e-4).sqrt())  # [B, K]
+                put.append((pixels[:, observed - 1] - pixels[:, i]).norm(dim=-1))
+                track, momentum = prior.advance(track, momentum, ahead.detach().round())
+            else:
+                if i and i % 4 == 0:  # every fourth frame is enough, and its 4096 cells are what costs time
+                    density.append(losses.keypoint_cross_entropy(prior(track, momentum), classes[:, i]))
+                track, momentum = prior.advance(track, momentum, pixels[:, i])
+        error, put = torch.stack(error, dim=1), torch.stack(put, dim=1)
+        values = {"distance": error.mean(), "cross_entropy": torch.stack(density).mean()}
+        values["loss"] = values["distance"] + values["cross_entropy"]
+        for step in (2, 5, 10, 15):
+            if step <= error.shape[1]:
+                values[f"cells_{step}"], values[f"cells_{step}_stays_put"] = (
+                    error[:, step - 1].mean(),
+                    put[:, step - 1].mean(),
+                )
+        return values
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        t = batch["classes"].shape[1]
+        observed = int(torch.randint(t // 4, t // 2 + 1, (), generator=self.generator(self.global_step)))
+        return self.report("train", self.losses(batch["classes"], max(5, observed)), len(batch["classes"]))
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        t = batch["classes"].shape[1]
+        return self.report("val", self.losses(batch["classes"], max(5, t // 2)), len(batch["classes"]))
+
+
 class DynamicsStage(Stage):
     """Stage 2: the VRNN on the binary maps of the frozen detector's keypoints, teacher-forced over the clip."""
 
@@ -178,6 +234,8 @@ class DynamicsStage(Stage):
     def __init__(self, dynamics: Dynamics, options: Stage2Config, seed: int) -> None:
         super().__init__(options, seed)
         self.dynamics = dynamics
+        if dynamics.motion_prior is not None:
+            dynamics.motion_prior.requires_grad_(False)
 
     def clipped_modules(self) -> list[nn.Module]:
         d = self.dynamics
@@ -186,7 +244,6 @@ class DynamicsStage(Stage):
             nn.ModuleList((d.prior_conv, d.prior_head)),
             nn.ModuleList((d.post_maps, d.post_conv, d.post_head)),
             nn.ModuleList((d.dec, d.to_logits)),
-            *([d.motion_prior] if d.motion_prior is not None else []),
         ]
 
     def losses(self, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -29,13 +29,14 @@ from gridkp_ros.training.stages import DetectionStage  # noqa: E402
 
 CONFIG = """
 name: small
-model: {{channels: 3, num_keypoints: 4, height: 32, width: 32, base: 8, hidden: 16, motion_prior: true}}
+model: {{channels: 3, num_keypoints: 4, height: 32, width: 32, base: 8, hidden: 16, motion_width: 8}}
 data:
   clip_length: 8
   train: [{{kind: footage, path: {folder}, rate_hz: 15}}]
   validation: [{{kind: footage, path: {folder}, rate_hz: 15}}]
 stage1: {{steps: {steps}, batch_clips: 4, frames_per_clip: 3}}
 synthesis: {{steps: 2, batch_clips: 4, frames_per_clip: 2}}
+motion: {{steps: 3, batch_clips: 4, clip_length: 12}}
 stage2: {{steps: 4, batch_clips: 4, best_of: 2, free_running_weight: 1, free_running_steps: 4}}
 checkpoint_every: 2
 """
@@ -113,7 +114,7 @@ def test_parts_trained_one_by_one_are_the_whole_run(trained: Path) -> None:
     for only in ("stage1", "stage2", "synthesis"):
         train(trained / "small.yaml", out=trained / "parts", resume=True, only=only)
     whole, parts = ((trained / name) for name in ("run", "parts"))
-    for name in ("stage1", "synthesis", "stage2"):
+    for name in ("stage1", "synthesis", "motion", "stage2"):
         assert (whole / f"{name}.safetensors").read_bytes() == (parts / f"{name}.safetensors").read_bytes(), name
 
 
