@@ -121,11 +121,13 @@ class SynthesisConfig(OptimiserConfig):
 class MotionConfig(OptimiserConfig):
     """The motion prior alone, on detected cells, before stage 2 keeps it fixed (not in the paper).
 
-    clip_length: frames, of which between a quarter and a half are observed and the rest predicted.
+    clip_length: frames. observed: frames seen before the first prediction. horizon: steps predicted from each frame.
     """
 
     steps: int = Field(500, ge=0)
     clip_length: int = Field(40, ge=8)
+    observed: PositiveInt = 5
+    horizon: PositiveInt = 15
 
 
 class Stage2Config(OptimiserConfig):
@@ -192,6 +194,11 @@ class TrainConfig(Strict):
                     f"{part}.frames_per_clip={options.frames_per_clip} must be below "
                     f"data.clip_length={self.data.clip_length}: one frame of each clip is the reference"
                 )
+        m = self.motion
+        if m.observed + m.horizon > m.clip_length:
+            raise ValueError(
+                f"motion: observed={m.observed} and horizon={m.horizon} frames do not fit clip_length={m.clip_length}"
+            )
         if self.stage2.free_running_weight and self.stage2.free_running_steps >= self.data.clip_length:
             raise ValueError(
                 f"stage2.free_running_steps={self.stage2.free_running_steps} must be below "

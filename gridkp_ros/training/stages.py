@@ -189,41 +189,39 @@ class MotionStage(Stage):
     def clipped_modules(self) -> list[nn.Module]:
         return [self.prior]
 
-    def losses(self, classes: Tensor, observed: int) -> dict[str, Tensor]:
-        """classes: cells, int64 [B,T,K]; the first `observed` frames are seen, the others predicted."""
-        prior, (b, t, k) = self.prior, classes.shape
+    def losses(self, classes: Tensor) -> dict[str, Tensor]:
+        """classes: cells, int64 [B,T,K]. Predicts `horizon` frames from every frame that has them ahead."""
+        prior, (b, t, k), horizon = self.prior, classes.shape, self.options.horizon
         pixels = kp.classes_to_pixels(classes, prior.size[1])
         track, momentum = pixels.new_zeros(b, k, 3), pixels.new_zeros(b, prior.gru.hidden_size)
-        density, error, put = [], [], []
-        for i in range(t):
-            if i >= observed:
-                ahead, _ = prior.predict(track, momentum)
-                error.append((ahead - pixels[:, i]).square().sum(dim=-1).add(1e-4).sqrt())  # [B, K]
-                put.append((pixels[:, observed - 1] - pixels[:, i]).norm(dim=-1))
-                track, momentum = prior.advance(track, momentum, ahead.detach().round())
-            else:
-                if i and i % 4 == 0:  # every fourth frame is enough, and its 4096 cells are what costs time
-                    density.append(losses.keypoint_cross_entropy(prior(track, momentum), classes[:, i]))
-                track, momentum = prior.advance(track, momentum, pixels[:, i])
-        error, put = torch.stack(error, dim=1), torch.stack(put, dim=1)
-        values = {"distance": error.mean(), "cross_entropy": torch.stack(density).mean()}
+        tracks, momenta, density = [], [], []
+        for i in range(t - horizon):
+            if i and i % 4 == 0:  # every fourth frame is enough, and its 4096 cells are what costs time
+                density.append(losses.keypoint_cross_entropy(prior(track, momentum), classes[:, i]))
+            track, momentum = prior.advance(track, momentum, pixels[:, i])
+            tracks.append(track)
+            momenta.append(momentum)
+        origins = range(self.options.observed - 1, t - horizon)
+        track, momentum = torch.cat([tracks[i] for i in origins]), torch.cat([momenta[i] for i in origins])
+        last = torch.cat([pixels[:, i] for i in origins])  # [origins*B, K, 2]
+        values, error = {}, []
+        for step in range(1, horizon + 1):
+            truth = torch.cat([pixels[:, i + step] for i in origins])
+            ahead, _ = prior.predict(track, momentum)
+            error.append((ahead - truth).square().sum(dim=-1).add(1e-4).sqrt().mean())
+            track, momentum = prior.advance(track, momentum, ahead.detach().round())
+            if step in (2, 5, 10, 15):
+                values[f"cells_{step}"] = (ahead.detach().round() - truth).norm(dim=-1).mean()
+                values[f"cells_{step}_stays_put"] = (last - truth).norm(dim=-1).mean()
+        values |= {"distance": torch.stack(error).mean(), "cross_entropy": torch.stack(density).mean()}
         values["loss"] = values["distance"] + values["cross_entropy"]
-        for step in (2, 5, 10, 15):
-            if step <= error.shape[1]:
-                values[f"cells_{step}"], values[f"cells_{step}_stays_put"] = (
-                    error[:, step - 1].mean(),
-                    put[:, step - 1].mean(),
-                )
         return values
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        t = batch["classes"].shape[1]
-        observed = int(torch.randint(t // 4, t // 2 + 1, (), generator=self.generator(self.global_step)))
-        return self.report("train", self.losses(batch["classes"], max(5, observed)), len(batch["classes"]))
+        return self.report("train", self.losses(batch["classes"]), len(batch["classes"]))
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        t = batch["classes"].shape[1]
-        return self.report("val", self.losses(batch["classes"], max(5, t // 2)), len(batch["classes"]))
+        return self.report("val", self.losses(batch["classes"]), len(batch["classes"]))
 
 
 class DynamicsStage(Stage):

@@ -36,7 +36,7 @@ data:
   validation: [{{kind: footage, path: {folder}, rate_hz: 15}}]
 stage1: {{steps: {steps}, batch_clips: 4, frames_per_clip: 3}}
 synthesis: {{steps: 2, batch_clips: 4, frames_per_clip: 2}}
-motion: {{steps: 3, batch_clips: 4, clip_length: 12}}
+motion: {{steps: 3, batch_clips: 4, clip_length: 12, horizon: 5}}
 stage2: {{steps: 4, batch_clips: 4, best_of: 2, free_running_weight: 1, free_running_steps: 4}}
 checkpoint_every: 2
 """
