@@ -7,8 +7,7 @@ export PYTHON
 .PHONY: demo test lint setup setup-demo clean
 
 demo: setup-demo
-	@source scripts/env.sh && ros_demo="$$(command -v python3)" && \
-	  exec "$$ros_demo" -m gridkp_ros.node.demo --out out/demo $(DEMO_OPTIONS)
+	@source scripts/env.sh && exec install/gridkp_ros/lib/gridkp_ros/demo --out out/demo $(DEMO_OPTIONS)
 
 test: setup lint
 	@source scripts/env.sh && ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) \

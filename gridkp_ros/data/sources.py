@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gridkp_ros.runtime.image_messages import ImageError, message_to_array
+from gridkp_ros.image_messages import ImageError, message_to_array
 
 log = logging.getLogger(__name__)
 

@@ -75,7 +75,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     images = torch.cat((frames, noise_frames))
     n = len(images)
     latent = (1, *config.latent_size)
-    shapes = dynamics.state_shapes
+    shapes = graphs.state_shapes(dynamics)
 
     def free(names: tuple[str, ...]) -> dict[str, dict[int, str]]:
         return {name: {0: "B"} for name in names}
@@ -157,7 +157,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         p = checkpoint.probe
         probe = Probe(p.point_names, p.weight, p.bias, p.covariance)
     noise = TensorSpec("noise", (1, *model.latent_size))
-    shapes = checkpoint.model.dynamics.state_shapes
+    shapes = graphs.state_shapes(checkpoint.model.dynamics)
     return Manifest(
         name=config.name,
         family=FAMILY,

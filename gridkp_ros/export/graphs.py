@@ -26,6 +26,15 @@ def classes_to_maps(classes: Tensor, config: GridKeypointConfig) -> Tensor:
     return (every == classes.unsqueeze(-1)).float().view(*classes.shape, config.height, config.width)
 
 
+def state_shapes(dynamics: Dynamics) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each state tensor of a bundle: the network's own, and `drift` [K,3].
+
+    drift is the covariance gathered since the newest frame (xx, xy, yy, px^2): each predicted step adds the spread of
+    its own distribution, as independent errors of a walk do, and an observed frame takes it back to zero.
+    """
+    return {**dynamics.state_shapes, "drift": (dynamics.config.num_keypoints, 3)}
+
+
 class Detect(nn.Module):
     """image uint8 [B,H,W,C] -> pose [B,K,2] model pixels on the grid, confidence [B,K] = max - mean of the heatmap."""
 
@@ -49,21 +58,22 @@ class Update(nn.Module):
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
         self.dynamics = dynamics
-        self.inputs = (*dynamics.state_shapes, "pose", "noise")
-        self.outputs = tuple(f"{name}_out" for name in dynamics.state_shapes)
+        self.inputs = (*state_shapes(dynamics), "pose", "noise")
+        self.outputs = tuple(f"{name}_out" for name in state_shapes(dynamics))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         d = self.dynamics
-        h, c, *tracks, pose, noise = inputs
+        h, c, *tracks, drift, pose, noise = inputs
         maps = pose_to_maps(pose, d.config)
         mean, std = d.posterior(h, d.posterior_maps(maps))
         h, c = d.step(h, c, d.encode_maps(maps), mean + std * noise)
-        return h, c, *d.advance_tracks(tuple(tracks), pose)
+        return h, c, *d.advance_tracks(tuple(tracks), pose), drift * 0.0
 
 
 class ForecastStep(nn.Module):
     """One prior-only step: state, noise [N,1,h,w] -> state, pose [N,K,2], spread [N,K,3], confidence [N,K].
 
+    The spread is what has gathered since the newest frame, see `state_shapes`.
     The logits [N,K,H*W] come out too, for the proof that graph and network agree; the horizon's graph drops them.
     """
 
@@ -71,15 +81,15 @@ class ForecastStep(nn.Module):
         super().__init__()
         self.dynamics = dynamics
         c = dynamics.config
-        self.inputs = (*dynamics.state_shapes, "noise")
-        self.outputs = (*(f"{name}_out" for name in dynamics.state_shapes), "pose", "spread", "confidence", "logits")
+        self.inputs = (*state_shapes(dynamics), "noise")
+        self.outputs = (*(f"{name}_out" for name in state_shapes(dynamics)), "pose", "spread", "confidence", "logits")
         y, x = torch.meshgrid(torch.arange(c.height).float(), torch.arange(c.width).float(), indexing="ij")
         self.register_buffer("x", x.flatten(), persistent=False)
         self.register_buffer("y", y.flatten(), persistent=False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         d = self.dynamics
-        h, c, *tracks, noise = inputs
+        h, c, *tracks, drift, noise = inputs
         mean, std = d.prior(h)
         z = mean + std * noise
         logits = d.logits(h, z) + d.prior_logits(tuple(tracks))  # [N, K, H*W]
@@ -88,11 +98,12 @@ class ForecastStep(nn.Module):
         pose = torch.stack((classes - row * d.config.width, row), dim=-1).float()
         dx, dy = self.x - pose[..., 0:1], self.y - pose[..., 1:2]  # [N, K, H*W]
         p = logits.softmax(dim=-1)
-        spread = torch.stack([(p * a * b).sum(dim=-1) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
+        spread = drift + torch.stack([(p * a * b).sum(dim=-1) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
         near = (dx * dx + dy * dy <= CONFIDENT_RADIUS**2).float()
         h, c = d.step(h, c, d.encode_maps(classes_to_maps(classes, d.config)), z)
         tracks = d.advance_tracks(tuple(tracks), pose)
-        return h, c, *tracks, pose, spread, (p * near).sum(dim=-1), logits
+        # An output may not stand for two names, hence the sum with zero.
+        return h, c, *tracks, spread, pose, spread + 0.0, (p * near).sum(dim=-1), logits
 
 
 class Encode(nn.Module):

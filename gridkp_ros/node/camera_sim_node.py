@@ -10,10 +10,8 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
@@ -22,7 +20,8 @@ from gridkp_ros.msg import GridKeypoints
 from gridkp_ros.node.conversions import flat, image_message, time_message
 from gridkp_ros.node.playback import Playback, camera_qos
 from gridkp_ros.node.ros_logging import forward_logging
-from gridkp_ros.sim import POINT_NAMES, Episode, SimConfig, SimError, gl_available
+from gridkp_ros.node.running import run_node
+from gridkp_ros.sim import POINT_NAMES, Episode, SimConfig, gl_available
 from gridkp_ros.sim.store import load_or_render, load_prerendered
 
 ARMS = ("PSM1", "PSM2")
@@ -179,24 +178,7 @@ def _truth(episode: Episode, index: int, header: Header) -> GridKeypoints:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = CameraSimNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except SimError as error:
-        rclpy.logging.get_logger("camera_sim_node").error(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("camera_sim_node", CameraSimNode, args, close=CameraSimNode.close)
 
 
 if __name__ == "__main__":

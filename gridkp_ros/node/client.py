@@ -147,12 +147,15 @@ def probability_in_circle(
     high = min(radius, shift_x + _SIGMAS * sigma_x)
     if low >= high:
         return 0.0
-    x = 0.5 * (high - low) * _NODES + 0.5 * (high + low)
-    half = np.sqrt(np.maximum(radius * radius - x * x, 0.0))
+    # x = radius * sin(angle): the chord's half length, radius * cos(angle), is smooth in the angle.
+    first, last = math.asin(low / radius), math.asin(high / radius)
+    angle = 0.5 * (last - first) * _NODES + 0.5 * (last + first)
+    x, half = radius * np.sin(angle), radius * np.cos(angle)
     density = np.exp(-0.5 * ((x - shift_x) / sigma_x) ** 2) / (sigma_x * math.sqrt(2.0 * math.pi))
     scale = sigma_y * math.sqrt(2.0)
     inner = 0.5 * (_erf((half - shift_y) / scale) - _erf((-half - shift_y) / scale))
-    return float(np.clip(0.5 * (high - low) * np.sum(_WEIGHTS * density * inner), 0.0, 1.0))
+    mass = 0.5 * (last - first) * np.sum(_WEIGHTS * density * inner * half)
+    return float(np.clip(mass, 0.0, 1.0))
 
 
 def _seconds(time: Any) -> float:

@@ -145,7 +145,7 @@ def _prepare_scene(seed: int, duration_s: float, console: Console) -> None:
         return
     config = SimConfig(width=WIDTH, height=HEIGHT, rate_hz=RATE_HZ, duration_s=duration_s)
     with _progress(console) as progress:
-        task = progress.add_task("rendering the scene (once; then cached)", total=config.n_frames)
+        task = progress.add_task("rendering the scene (once)", total=config.n_frames)
         load_or_render(config, seed, progress=lambda done, total: progress.update(task, completed=done, total=total))
         progress.update(task, completed=config.n_frames)
 
@@ -189,7 +189,7 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
         stack.callback(recorder.stop)
         processes = [predictor, recorder]
         with _progress(console) as progress:
-            task = progress.add_task("starting the predictor and the recorder", total=None)
+            task = progress.add_task("starting predictor and recorder", total=None)
             _wait(
                 watcher,
                 lambda: "predictor_node: forecast" in watcher.status and watcher.num_listeners(IMAGE_TOPIC) >= 2,
@@ -208,7 +208,7 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
                 published = watcher.value("camera_sim_node: camera", "published") or "0"
                 absorbed = watcher.value("predictor_node: forecast", "absorbed") or "0"
                 forecasts = watcher.value("predictor_node: forecast", "forecasts") or "0"
-                text = f"streaming: {absorbed} frames absorbed, {forecasts} forecasts;  camera frames"
+                text = f"streaming: {absorbed} absorbed, {forecasts} forecasts; frames"
                 progress.update(task, description=text, completed=int(published), total=frames)
                 return watcher.value("camera_sim_node: camera", "finished") == "true"
 

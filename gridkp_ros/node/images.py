@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 
-from gridkp_ros.runtime.image_messages import Converter
+from gridkp_ros.image_messages import Converter
 
 _PROBE = """
 import numpy as np

@@ -15,6 +15,7 @@ from gridkp_ros.node.conversions import time_message
 
 Frame = TypeVar("Frame")
 _LATE_S = 0.5
+_MATCH_S = 0.5
 
 
 def camera_qos(reliability: str) -> QoSProfile:
@@ -58,6 +59,9 @@ class Playback:
             while not ready():
                 if self._stop.wait(0.05):
                     return
+            # A subscriber knows of us a moment after we know of it; what is sent before is lost.
+            if self._stop.wait(_MATCH_S):
+                return
             self._play(frames, publish)
         except Exception as error:  # of the recording or the renderer: said here, where the thread would die unheard
             self._node.get_logger().error(f"playing stops after {self.published} frames: {error}")

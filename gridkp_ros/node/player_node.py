@@ -9,9 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -20,6 +18,7 @@ from gridkp_ros.data.sources import DataError, FrameSource, open_source
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.node.playback import Playback, camera_qos
 from gridkp_ros.node.ros_logging import forward_logging
+from gridkp_ros.node.running import Finished, run_node
 
 _AHEAD_FRAMES = 8
 _SECOND_NS = 1_000_000_000
@@ -100,7 +99,7 @@ class PlayerNode(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_pub.publish(message)
         if self._said_finished and self._options["exit_when_finished"]:
-            raise ExternalShutdownException
+            raise Finished
         self._said_finished = finished
 
     def close(self) -> None:
@@ -148,24 +147,7 @@ def _decode_ahead(source: FrameSource, start_offset_s: float) -> Iterator[tuple[
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted, or the recording ends where `exit_when_finished` is set."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = PlayerNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except DataError as error:
-        rclpy.logging.get_logger("player_node").error(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("player_node", PlayerNode, args, close=PlayerNode.close)
 
 
 if __name__ == "__main__":

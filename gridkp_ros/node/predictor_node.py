@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -25,7 +24,6 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -34,6 +32,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from gridkp_ros.image_messages import ImageError, message_to_array
 from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
 from gridkp_ros.node.conversions import (
     forecast_message,
@@ -48,11 +47,11 @@ from gridkp_ros.node.images import choose_converter
 from gridkp_ros.node.mailbox import Mailbox
 from gridkp_ros.node.resources import ResourceError, find_model
 from gridkp_ros.node.ros_logging import forward_logging
+from gridkp_ros.node.running import run_node
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
 from gridkp_ros.node.statistics import Statistics
 from gridkp_ros.runtime import BundleError, Forecast, Observation, Predictor, PredictorError
 from gridkp_ros.runtime.drawing import draw_overlay
-from gridkp_ros.runtime.image_messages import ImageError, message_to_array
 from gridkp_ros.srv import GetForecast
 
 _GPU_SAMPLES = 10
@@ -320,11 +319,11 @@ class PredictorNode(LifecycleNode):
     def _work(self, mailbox: Mailbox[_Received]) -> None:
         while (item := mailbox.take()) is not None:
             job, received = item
-            if job is not None:
-                job()
-                continue
             try:
-                self._predict(received)
+                if job is not None:
+                    job()
+                else:
+                    self._predict(received)
             except ImageError as error:
                 self._statistics.malformed += 1
                 self._complain(f"image refused: {error}")
@@ -409,13 +408,14 @@ class PredictorNode(LifecycleNode):
             self._overlay_pub.publish(image_message(drawn, header))
         if forecast is None or not settings.publish_frames or self._frames_pub.get_subscription_count() == 0:
             return
-        frames = predictor.render(forecast, settings.frame_steps)
+        steps = [s for s in settings.frame_steps if s <= forecast.points.shape[1]]
+        frames = predictor.render(forecast, steps)
         if settings.frames_at_source_size:
             background = _with_channels(image, frames.shape[-1])
             frames = [predictor.place().put_back(frame, background) for frame in frames]
         else:
             encoding = "rgb8" if frames.shape[-1] == 3 else "mono8"
-        times_ns = [int(forecast.time_from_start_ns[s - 1]) for s in settings.frame_steps]
+        times_ns = [int(forecast.time_from_start_ns[s - 1]) for s in steps]
         self._frames_pub.publish(frames_message(frames, header, times_ns, sample=0, encoding=encoding))
 
     def _answer(self, request: GetForecast.Request) -> tuple[bool, str, KeypointForecast | None]:
@@ -485,27 +485,20 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return (image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[:, :, None]
 
 
+def _autostart(node: PredictorNode) -> bool:
+    """Configure and activate if the parameter says so; False, after the reason was logged, if that fails."""
+    if not node.get_parameter("autostart").value:
+        return True
+    for transition in (node.trigger_configure, node.trigger_activate):
+        if transition() != TransitionCallbackReturn.SUCCESS:
+            node.get_logger().error("autostart failed; the reason stands above")
+            return False
+    return True
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the exit status is 1 if `autostart` fails."""
-    rclpy.init(args=args)
-    node = PredictorNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if node.get_parameter("autostart").value:
-            for transition in (node.trigger_configure, node.trigger_activate):
-                if transition() != TransitionCallbackReturn.SUCCESS:
-                    node.get_logger().error("autostart failed; the reason stands above")
-                    return 1
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.stop()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("predictor_node", PredictorNode, args, start=_autostart, close=PredictorNode.stop)
 
 
 if __name__ == "__main__":

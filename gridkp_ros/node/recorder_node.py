@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
-from gridkp_ros.node.recording import BagWriter
+from gridkp_ros.node.recording import BagWriter, RecordingError
 from gridkp_ros.node.ros_logging import forward_logging
+from gridkp_ros.node.running import run_node
 
 # The writer is given so much time, in messages, before images are left out of the bag (and counted).
 _QUEUE_LENGTH = 2000
@@ -42,7 +41,7 @@ class RecorderNode(Node):
         forward_logging(self.get_logger())
         bag = self.declare_parameter("bag", "bag").value
         if Path(bag).exists():
-            raise FileExistsError(f"{bag} exists already: give another path by the parameter bag, or move it away")
+            raise RecordingError(f"{bag} exists already: give another path by the parameter bag, or move it away")
         predictor = self.declare_parameter("predictor", "predictor_node").value
         truth = self.declare_parameter("truth", "camera_sim_node/truth").value
         self.path = Path(bag)
@@ -106,26 +105,14 @@ class RecorderNode(Node):
         return self._counts
 
 
+def _close(node: RecorderNode) -> None:
+    counts = node.close()
+    print(", ".join(f"{topic} {count}" for topic, count in sorted(counts.items())), flush=True)
+
+
 def main(args: list[str] | None = None) -> int:
     """Record until interrupted."""
-    rclpy.init(args=args)
-    try:
-        node = RecorderNode()
-    except FileExistsError as error:
-        rclpy.logging.get_logger("recorder_node").error(str(error))
-        return 1
-    try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        counts = node.close()
-        print(", ".join(f"{topic} {count}" for topic, count in sorted(counts.items())), flush=True)
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("recorder_node", RecorderNode, args, close=_close)
 
 
 if __name__ == "__main__":

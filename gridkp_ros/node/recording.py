@@ -24,8 +24,8 @@ from gridkp_ros.evaluation.report import Table, write_report
 from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_truth
 from gridkp_ros.evaluation.storyboard import Storyboard, View
 from gridkp_ros.geometry import InputSpec, Placement, Region, stereo_half
+from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.resources import find_resource
-from gridkp_ros.runtime.image_messages import message_to_array
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ _KEYPOINTS, _FORECAST, _FRAMES, _INFO = (
 )
 _DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+
+class RecordingError(ValueError):
+    """A recording cannot be made; the message says why and what to do."""
 
 
 def make_typestore() -> Typestore:

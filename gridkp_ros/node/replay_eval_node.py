@@ -8,14 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from gridkp_ros.evaluation.metrics import EvaluationError
 from gridkp_ros.geometry import Region
 from gridkp_ros.node.recorder_node import RecorderNode
 from gridkp_ros.node.recording import evaluate_recording, read_recording
+from gridkp_ros.node.running import Finished, run_node
 
 _SETTLE_S = 2.0
 
@@ -29,7 +28,6 @@ class ReplayEvalNode(RecorderNode):
         numbers = self.declare_parameter("region_of_interest", [0, 0, 0, 0]).value
         self.region = Region(*numbers) if any(numbers[2:]) else None
         self.half = self.declare_parameter("stereo_half", "").value
-        self.finished = False
         self._settling = None
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -40,40 +38,28 @@ class ReplayEvalNode(RecorderNode):
                 self._settling = self.create_timer(_SETTLE_S, self._on_settled)
 
     def _on_settled(self) -> None:
-        self.finished = True
+        raise Finished
 
 
-def main(args: list[str] | None = None) -> int:
-    """Record until the camera has finished (or an interrupt), then write the evaluation into the folder `out`."""
-    rclpy.init(args=args)
-    try:
-        node = ReplayEvalNode()
-    except FileExistsError as error:
-        rclpy.logging.get_logger("replay_eval_node").error(str(error))
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        while not node.finished:
-            executor.spin_once(timeout_sec=0.2)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+def _close(node: ReplayEvalNode) -> int:
+    """Finish the bag and evaluate it; the exit status is 1 if it cannot be evaluated."""
     node.close()
-    log = node.get_logger()
     try:
         recording = read_recording(node.path)
         title = f"Live evaluation of {recording.info.model_id}"
         result = evaluate_recording(
             node.path, node.out, title=title, region=node.region, half=node.half, recording=recording
         )
-        log.info(f"{result['frames']['forecasts']} forecasts scored; see {node.out / 'report.html'}")
     except EvaluationError as error:
-        log.error(str(error))
+        node.get_logger().error(str(error))
         return 1
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    node.get_logger().info(f"{result['frames']['forecasts']} forecasts scored; see {node.out / 'report.html'}")
     return 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """Record until the camera has finished (or an interrupt), then write the evaluation into the folder `out`."""
+    return run_node("replay_eval_node", ReplayEvalNode, args, close=_close)
 
 
 if __name__ == "__main__":

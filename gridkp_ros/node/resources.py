@@ -39,8 +39,8 @@ def find_model(name: str) -> Path:
     folder returned is the one they lead to. Raises ResourceError, naming where it looked.
     """
     name = name or DEFAULT_MODEL
-    candidates = [Path(name).expanduser(), *(f / "models" / name for f in share_folders())]
-    candidates += [f / name for f in share_folders() if name.startswith("models/")]
+    inside = name.removeprefix("models/")
+    candidates = [Path(name).expanduser(), *(f / "models" / inside for f in share_folders())]
     for folder in candidates:
         if (folder / "manifest.json").is_file():
             return (folder / "manifest.json").resolve().parent

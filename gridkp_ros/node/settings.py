@@ -67,7 +67,7 @@ class Settings:
         5, "Frames absorbed after a fresh start before forecasts are published.", low=1, high=1000, restarts=PREDICTOR
     )
     scene_cut_threshold: float = _parameter(
-        0.6, "How unlike two images must be to count as another scene, 0 to 1; 1: never.",
+        0.24, "How unlike two images must be to count as another scene, 0 to 1; 1: never.",
         low=0.01, high=1.0, restarts=PREDICTOR,
     )
     region_of_interest: tuple[int, ...] = _parameter(
@@ -88,7 +88,8 @@ class Settings:
     )
     publish_frames: bool = _parameter(True, "Publish predicted frames while somebody subscribes to ~/frames.")
     frame_steps: tuple[int, ...] = _parameter(
-        (5, 10, 15), "Steps of the forecast whose frames are published, each 1 to horizon_steps."
+        (5, 10, 15),
+        "Steps of the forecast whose frames are published, from 1; those beyond horizon_steps are left out.",
     )
     frames_at_source_size: bool = _parameter(
         True, "Put predicted frames back in place in an image of the source's size and encoding; false: model size."
@@ -107,12 +108,9 @@ class Settings:
             low, high = spec.metadata["low"], spec.metadata["high"]
             if low is not None and not low <= value <= high:
                 raise SettingsError(f"{spec.name} is {value}: use {low} to {high}")
-        wrong = [s for s in self.frame_steps if not 1 <= s <= self.horizon_steps]
-        if wrong and self.publish_frames:
-            raise SettingsError(
-                f"frame_steps {wrong} lie outside the forecast of horizon_steps={self.horizon_steps}: use steps 1 to "
-                f"{self.horizon_steps}, or set publish_frames to false"
-            )
+        wrong = [s for s in self.frame_steps if s < 1]
+        if wrong:
+            raise SettingsError(f"frame_steps {wrong}: steps count from 1, the first predicted one")
         self.region()
 
     def region(self) -> Region | None:

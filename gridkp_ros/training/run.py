@@ -1,7 +1,8 @@
-"""`gridkp train`: data, stage 1, stage 2, probe, checkpoint, bundle; each finished part is kept and resumed from."""
+"""A training run: data, its parts one after the other, probe, checkpoint. Finished parts are kept and resumed from."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -23,7 +24,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
-from gridkp_ros.runtime.bundle import sha256_of
 from gridkp_ros.training.checkpoint import Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
     FootageSource,
@@ -241,7 +241,7 @@ class Run:
     def detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The cells [N,K] of every frame of the training and validation recordings, by the frozen detector."""
         cache = self.folder / "cells.npz"
-        detector = sha256_of(self.folder / "stage1.safetensors")
+        detector = hashlib.sha256((self.folder / "stage1.safetensors").read_bytes()).hexdigest()
         lengths = np.cumsum([len(r) for r in (*self.recordings, *self.held_out)])
         if cache.is_file():
             with np.load(cache) as stored:
@@ -258,14 +258,13 @@ class Run:
 def train(
     config_path: Path,
     out: Path | None = None,
-    bundle: Path | None = None,
     resume: bool = False,
     from_bundle: Path | None = None,
     only: str | None = None,
 ) -> Path:
     """Run the training of a configuration; returns the checkpoint folder, `<out>/checkpoint`.
 
-    out: the run's folder, by default runs/<name>. bundle: where the bundle is exported, by default <out>/bundle.
+    out: the run's folder, by default runs/<name>.
     from_bundle: a checkpoint or bundle folder whose weights are the start. only: stop after one part, "stage1",
     "synthesis" or "stage2"; the last two need nothing of each other, so two processes can train them side by side
     (and a last call with `resume` puts all parts together).
@@ -348,7 +347,4 @@ def train(
     model = model.cpu().to(memory_format=torch.contiguous_format)
     samples = np.concatenate([r.frames[:: max(1, len(r) // 4)][:4] for r in held_out[:8]])
     Checkpoint(model, config, samples, probe, record).save(checkpoint)
-    from gridkp_ros.export.bundle import export
-
-    export(checkpoint, bundle or folder / "bundle")
     return checkpoint

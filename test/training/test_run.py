@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_frames(root / "frames")
     config = root / "small.yaml"
     config.write_text(CONFIG.format(folder=root / "frames", steps=6))
-    train(config, out=root / "run")
+    export(train(config, out=root / "run"), root / "run/bundle")
     return root
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gridkp_ros.runtime.image_messages import ENCODINGS, ImageError, message_to_array
+from gridkp_ros.image_messages import ENCODINGS, ImageError, message_to_array
 
 
 def scene() -> np.ndarray:

@@ -1,0 +1,60 @@
+"""How every node is run: start, spin, and an orderly end whatever ends it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.node import Node
+
+
+class Finished(Exception):
+    """Raised in a node's callback to end the process, its work done."""
+
+
+def run_node(
+    name: str,
+    make: Callable[[], Node],
+    args: list[str] | None = None,
+    *,
+    start: Callable[[Node], bool] = lambda node: True,
+    close: Callable[[Node], int | None] = lambda node: None,
+) -> int:
+    """Make a node, spin it until it is interrupted or raises Finished, and close it; return the exit status.
+
+    start(node) runs before spinning and ends the process with status 1 by returning False. close(node) runs at the end
+    and may return an exit status. An error of this package that `make` raises is said in one sentence (status 1).
+    """
+    rclpy.init(args=args)
+    try:
+        node = make()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        rclpy.try_shutdown()
+        return 130
+    except Exception as error:
+        rclpy.try_shutdown()
+        if not type(error).__module__.startswith("gridkp_ros."):
+            raise
+        get_logger(name).error(str(error))
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    status = 0
+    try:
+        if start(node):
+            executor.spin()
+        else:
+            status = 1
+    except (KeyboardInterrupt, ExternalShutdownException, Finished):
+        pass
+    finally:
+        # A second Ctrl-C (a launch process passes on the terminal's) must not break off the closing.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status = close(node) or status
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return status

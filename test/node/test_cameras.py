@@ -1,0 +1,149 @@
+"""The simulated endoscope and the player, as a subscriber sees them."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: node tests need rclpy")
+pytest.importorskip("gridkp_ros.msg", reason="the messages are not built: run them by `make test`")
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from gridkp_ros.data.video_out import VideoWriter
+from gridkp_ros.image_messages import message_to_array
+from gridkp_ros.msg import GridKeypoints
+from gridkp_ros.node.conversions import stamp_ns
+
+NS = 1_000_000_000
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.domain = random.SystemRandom().randrange(1, 101)
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=self.domain)
+        self.node = rclpy.create_node("listener", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.process: subprocess.Popen | None = None
+
+    def listen(self, kind: type, topic: str) -> list:
+        received: list = []
+        self.node.create_subscription(kind, topic, received.append, 50)
+        return received
+
+    def run(self, module: str, log: Path, **parameters: object) -> None:
+        command = [sys.executable, "-m", f"gridkp_ros.node.{module}", "--ros-args"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent
+            )
+
+    def spin_until(self, done: object, timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            assert time.monotonic() < deadline, "what was expected did not come"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    made = Listener()
+    yield made
+    made.close()
+
+
+def write_video(path: Path, frames: int = 20, rate_hz: float = 10.0) -> Path:
+    with VideoWriter(path, rate_hz) as video:
+        for index in range(frames):
+            video.write(np.full((48, 64, 3), 10 * index, np.uint8))
+    return path
+
+
+def test_the_simulated_endoscope_speaks_under_dvrk_names(listener: Listener, tmp_path: Path) -> None:
+    images = listener.listen(Image, "/davinci/left/image_raw")
+    infos = listener.listen(CameraInfo, "/davinci/left/camera_info")
+    poses = listener.listen(PoseStamped, "/PSM2/measured_cp")
+    jaws = listener.listen(JointState, "/PSM1/jaw/measured_js")
+    truths = listener.listen(GridKeypoints, "/camera_sim_node/truth")
+    listener.run(
+        "camera_sim_node", tmp_path / "log", width=64, height=48, episode_s=0.5, rate_hz=20.0, stereo=False,
+        max_frames=15, wait_for_subscribers=1,
+    )
+    listener.spin_until(lambda: min(map(len, (images, infos, poses, jaws, truths))) >= 12)
+    stamps = np.array([stamp_ns(m.header.stamp) for m in images])
+    assert np.all(np.abs(np.diff(stamps) - NS / 20) < 2)
+    assert {stamp_ns(m.header.stamp) for m in truths} >= set(stamps[2:10].tolist())
+    assert images[0].encoding == "rgb8" and images[0].width == infos[0].width
+    assert infos[0].k[0] > 0 and list(infos[0].p[:3]) == list(infos[0].k[:3])
+    orientation = poses[0].pose.orientation
+    norm = np.linalg.norm([orientation.x, orientation.y, orientation.z, orientation.w])
+    assert norm == pytest.approx(1.0, abs=1e-6) and poses[0].pose.position.z > 0
+    assert len(jaws[0].position) == 1
+    assert len(truths[0].named_points) == 2 * len(truths[0].point_names) == 12
+
+
+def test_the_player_keeps_the_recorded_times(listener: Listener, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4")
+    images = listener.listen(Image, "/image")
+    listener.run("player_node", tmp_path / "log", path=video, wait_for_subscribers=1, rate=2.0, start_offset_s=0.5)
+    listener.spin_until(lambda: len(images) >= 15)
+    values = [int(message_to_array(m).mean()) for m in images]
+    assert abs(values[0] - 50) < 4 and abs(values[-1] - 190) < 4
+    intervals = np.diff([stamp_ns(m.header.stamp) for m in images])
+    assert np.all(np.abs(intervals - 0.05 * NS) < 2)  # 10 Hz, twice as fast
+
+
+def test_the_player_with_clock_loops_with_increasing_stamps(listener: Listener, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", frames=6)
+    images = listener.listen(Image, "/image")
+    clocks = listener.listen(Clock, "/clock")
+    listener.run(
+        "player_node", tmp_path / "log", path=video, wait_for_subscribers=1, rate=5.0, publish_clock=True, loop=True
+    )
+    listener.spin_until(lambda: len(images) >= 15 and len(clocks) >= 15)
+    stamps = np.array([stamp_ns(m.header.stamp) for m in images[:15]])
+    assert stamps[0] >= NS and np.all(np.abs(np.diff(stamps) - 0.1 * NS) < 2)
+    assert {stamp_ns(c.clock) for c in clocks} >= set(stamps[2:10].tolist())
+
+
+def test_the_player_refuses_what_it_cannot_play(listener: Listener, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    listener.run("player_node", log, path=tmp_path / "none.mp4")
+    assert listener.process.wait(30) == 1
+    assert "no such file or folder" in log.read_text()
+
+
+@pytest.mark.slow
+def test_the_demonstration_from_end_to_end(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gridkp_ros.node.demo", "--model", str(tiny_bundle_path), "--duration", "4",
+               "--out", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "frames published by the camera" in result.stdout and "constant velocity" in result.stdout
+    for name in ("report.html", "film.mp4", "metrics.json", "summary.json", "bag/metadata.yaml"):
+        assert (tmp_path / "out" / name).stat().st_size > 0

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from gridkp_ros.node.resources import ResourceError, find_model, find_resource
+from gridkp_ros.node.transport import dds_environment
+
+
+def test_a_model_is_found_by_path_and_by_name_under_any_prefix(
+    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_model(str(tiny_bundle_path)) == tiny_bundle_path.resolve()
+    share = tmp_path / "share" / "gridkp_ros"
+    (share / "config").mkdir(parents=True)
+    linked = share / "models" / "mine"
+    linked.mkdir(parents=True)
+    for file in tiny_bundle_path.iterdir():
+        (linked / file.name).symlink_to(file)  # as `colcon build --symlink-install` does
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere{os.pathsep}{tmp_path}")
+    assert find_model("mine") == find_model("models/mine") == tiny_bundle_path.resolve()
+    with pytest.raises(ResourceError, match=r"no model 'other'.*manifest\.json"):
+        find_model("other")
+
+
+def test_a_missing_resource_says_where_it_was_looked_for() -> None:
+    with pytest.raises(ResourceError, match=r"config/none\.yaml is not installed; looked in: .*gridkp"):
+        find_resource("config/none.yaml")
+
+
+def test_the_transport_profile_holds_an_hd_image_and_yields_to_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    ((name, path),) = dds_environment().items()
+    assert name == "FASTDDS_DEFAULT_PROFILES_FILE"
+    values = {e.tag.rpartition("}")[2]: e.text for e in ElementTree.parse(path).iter()}
+    assert 1920 * 1080 * 3 < int(values["maxMessageSize"]) < int(values["segment_size"])
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    assert list(dds_environment()) == ["FASTRTPS_DEFAULT_PROFILES_FILE"]
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    assert dds_environment() == {}
