@@ -116,6 +116,25 @@ def export(
 
 
 @app.command()
+def card(
+    bundle: Path = typer.Argument(..., help="Folder of the bundle whose MODEL_CARD.md is written."),
+    metrics: Path = typer.Argument(..., help="metrics.json of an evaluation of that bundle."),
+    command: str = typer.Option(..., help="The command that makes these metrics, to stand beside them."),
+) -> None:
+    """Write a bundle's model card with measured results."""
+    from gridkp_ros.export.card import model_card, results_section
+    from gridkp_ros.runtime import Bundle
+
+    manifest = Bundle.load(bundle).manifest
+    measured = json.loads(metrics.read_text())
+    if measured["model"]["id"] != manifest.model_id:
+        raise typer.BadParameter(f"{metrics} is of {measured['model']['id']}, the bundle is {manifest.model_id}")
+    text = model_card(manifest, bundle, results_section(measured, command))
+    (bundle / "MODEL_CARD.md").write_text(text)
+    _console().print(f"{bundle / 'MODEL_CARD.md'}: written", highlight=False)
+
+
+@app.command()
 def info(
     model: str = typer.Argument("dvrk_sim", help="Folder of a bundle, or the name of one under models/."),
     as_json: bool = _JSON,

@@ -6,6 +6,38 @@ from pathlib import Path
 
 from gridkp_ros.runtime.bundle import Manifest
 
+METRICS = {
+    "keypoint_error_cells": "keypoint error, cells",
+    "tip_error_px": "named points, px",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "coverage90": "keypoints in the 90 % ellipse",
+    "tip_coverage90": "named points in the 90 % ellipse",
+}
+
+
+def results_section(metrics: dict, command: str) -> str:
+    """Return the card's measured part out of a metrics.json, with the command that makes it."""
+    horizons = {h: metrics["horizons"][h] for h in sorted(metrics["horizons"], key=int)}
+    head = f"| | method | {' | '.join(f'{h} steps' for h in horizons)} |\n|---|---|{'---|' * len(horizons)}\n"
+    rows = []
+    for metric, text in METRICS.items():
+        for method in next(iter(horizons.values())).get(metric, {}):
+            cells = []
+            for by_metric in horizons.values():
+                v = by_metric[metric][method]
+                interval = "" if v["low"] is None else f" ({v['low']:.2f} to {v['high']:.2f})"
+                cells.append("-" if v["mean"] is None else f"{v['mean']:.2f}{interval}")
+            rows.append(f"| {text} | {method.replace('_', ' ')} | {' | '.join(cells)} |")
+    return (
+        f"\n## Measured\n`{command}`\n\n{metrics['source']['name']}, {metrics['source']['width']} x "
+        f"{metrics['source']['height']} pixels, {metrics['frames']['forecasts']} forecasts of "
+        f"{metrics['model']['num_samples']} sample(s). Means with 95 % intervals at steps of 1/15 s.\n\n"
+        + head
+        + "\n".join(rows)
+        + "\n"
+    )
+
 
 def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
     """Return MODEL_CARD.md; results: the measured part, Markdown, with the command that measures it."""
@@ -56,4 +88,9 @@ on {training.get("machine", "?")}.
 {stages}
 
 Commit {training.get("commit", "?")}. The whole configuration is in manifest.json under provenance.
+
+## Limits
+One cell of the {i.width} x {i.height} grid is the finest position it knows. Beyond {manifest.trusted_steps} steps it
+has not been evaluated. Run `gridkp replay` on a recording of your own before relying on a forecast. Unsupervised
+keypoints have no fixed meaning; named points come through the probe and are as good as its error below.
 {probe}{results}"""
