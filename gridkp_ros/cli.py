@@ -195,10 +195,10 @@ def sim_render(
 
 @sim_app.command("evaluate")
 def sim_evaluate(
-    out: Path = typer.Option(..., help="Folder for metrics.json, report.html, film.mp4 and film_strip.png."),
+    out: Path = typer.Option(..., help="Folder for metrics.json (and report, film and strips)."),
     model: str = _MODEL,
     first_seed: int = typer.Option(200_000, help="First of the episodes' seeds; choose ones never trained on."),
-    episodes: int = typer.Option(20, help="Number of episodes."),
+    episodes: int = typer.Option(12, help="Number of episodes."),
     duration_s: float = typer.Option(8.0, "--duration", help="Seconds of each episode."),
     rate_hz: float = typer.Option(15.0, "--rate", help="Frames per second."),
     width: int = typer.Option(320, help="Pixels."),
@@ -206,7 +206,7 @@ def sim_evaluate(
     num_samples: int = typer.Option(1, "--samples", help="Sampled futures in each forecast."),
     seed: int = typer.Option(0, help="Seed of the latent noise."),
     provider: str = _PROVIDER,
-    pictures: bool = typer.Option(True, help="Draw film, strips and report."),
+    pictures: bool = typer.Option(False, help="Draw film, strips and report too (minutes)."),
     as_json: bool = _JSON,
 ) -> None:
     """Score a model on simulated episodes, named points against their ground truth."""

@@ -50,8 +50,9 @@ def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
         for s in config.get("data", {}).get("train", [])
     )
     stages = "\n".join(
-        f"| {n} | {c.get('steps', '?')} | {c.get('batch_clips', '?')} | {training.get(f'stage{n}_hours', 0):.2f} |"
-        for n, c in ((n, config.get(f"stage{n}", {})) for n in (1, 2))
+        f"| {part} | {config[part]['steps']} | {config[part]['batch_clips']} | {training[f'{part}_hours']:.2f} |"
+        for part in ("stage1", "synthesis", "motion", "stage2")
+        if f"{part}_hours" in training
     )
     points = "\n".join(f"| {n} | {e:.2f} |" for n, e in p.get("probe_error_px", {}).items())
     probe = (
@@ -83,7 +84,7 @@ Not a medical device; not for diagnosis, treatment or unsupervised motion.
 {training.get("recordings", "?")} recordings, {training.get("frames", "?")} frames, seed {training.get("seed", "?")},
 on {training.get("machine", "?")}.
 
-| stage | steps | clips a step | hours |
+| part | steps | clips a step | hours since its last resume |
 |---|---|---|---|
 {stages}
 

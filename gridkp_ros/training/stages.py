@@ -95,24 +95,32 @@ class VisionStage(Stage):
         return frames[torch.arange(b, device=frames.device).unsqueeze(1), order], order
 
     def reconstruct(self, chosen: Tensor, xy: Tensor, balance: bool = False) -> dict[str, Tensor]:
-        """Draw frames 1..n of [B,1+n,C,H,W] from frame 0, with keypoints [B,1+n,K,2]; the loss and two PSNRs."""
+        """Draw frames 1..n of [B,1+n,C,H,W] from frame 0, with keypoints [B,1+n,K,2]; the loss and three PSNRs.
+
+        psnr_copy is that of the reference itself, psnr_still that of the frame drawn without moving a keypoint: a
+        synthesiser that takes no notice of keypoints has psnr = psnr_still.
+        """
         n = chosen.shape[1] - 1
 
         def for_each_target(x: Tensor) -> Tensor:  # [B, ...] -> [B*n, ...]
             return x.unsqueeze(1).expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
         reference, targets = chosen[:, 0], chosen[:, 1:].flatten(0, 1)
-        features = tuple(for_each_target(f) for f in self.vision.encode(reference))
+        own = self.vision.encode(reference)
+        features = tuple(for_each_target(f) for f in own)
         drawn = self.vision.decode(
             features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1)
         )
         weight = losses.quiet_weight(for_each_target(reference), targets) if balance else None
         with torch.no_grad():
             squared = (drawn.clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
+            drawn_still = self.vision.decode(own, reference, xy[:, 0], xy[:, 0])
+            still = (for_each_target(drawn_still).clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
             copied = (for_each_target(reference) - targets).square().flatten(1).mean(dim=1)
         return {
             "reconstruction": losses.reconstruction(drawn, targets, weight),
             "psnr": -10 * torch.log10(squared.clamp(min=1e-10)).mean(),
+            "psnr_still": -10 * torch.log10(still.clamp(min=1e-10)).mean(),
             "psnr_copy": -10 * torch.log10(copied.clamp(min=1e-10)).mean(),
         }
 
