@@ -198,7 +198,7 @@ def sim_evaluate(
     out: Path = typer.Option(..., help="Folder for metrics.json (and report, film and strips)."),
     model: str = _MODEL,
     first_seed: int = typer.Option(200_000, help="First of the episodes' seeds; choose ones never trained on."),
-    episodes: int = typer.Option(12, help="Number of episodes."),
+    episodes: int = typer.Option(6, help="Number of episodes."),
     duration_s: float = typer.Option(8.0, "--duration", help="Seconds of each episode."),
     rate_hz: float = typer.Option(15.0, "--rate", help="Frames per second."),
     width: int = typer.Option(320, help="Pixels."),
