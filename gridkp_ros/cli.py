@@ -88,6 +88,7 @@ def train(
     from_bundle: Path | None = typer.Option(
         None, "--from", "--from-bundle", help="Bundle or checkpoint whose weights are the start."
     ),
+    take: str = typer.Option("all", help="What to take from --from: all weights, or the detector alone."),
     only: str = typer.Option(
         "", help="Stop after one part: stage1, synthesis or stage2; the last two can run side by side."
     ),
@@ -95,7 +96,7 @@ def train(
     """Train detector, synthesiser and dynamics, fit the probe, and export a bundle."""
     from gridkp_ros.training.run import train as run
 
-    checkpoint = run(config, out=out, resume=resume, from_bundle=from_bundle, only=only or None)
+    checkpoint = run(config, out=out, resume=resume, from_bundle=from_bundle, take=take, only=only or None)
     if only:
         _console().print(f"{only} is trained; without --only the run goes on to its bundle", highlight=False)
         return

@@ -26,6 +26,8 @@ from gridkp_ros.runtime import Forecast, Observation, Predictor
 log = logging.getLogger(__name__)
 
 METRICS_SCHEMA = 1
+# Steps of 1/15 s, beside the farthest one, whose frames are drawn and scored: each costs as much as a forecast.
+FRAME_STEPS = (1, 2, 5, 10, 15)
 
 
 @dataclass
@@ -158,8 +160,9 @@ def model_steps(horizon_steps: int, period_s: float) -> int:
 
 
 def frame_steps(time_from_start_ns: np.ndarray, horizon_steps: int, period_s: float) -> list[int]:
-    """Return the model steps (from 1) nearest to the steps of 1/15 s, where no farther than half a period from them."""
-    targets = np.arange(1, horizon_steps + 1) * STEP_S * 1e9
+    """Return the model steps (from 1) nearest to FRAME_STEPS, where no farther than half a period from them."""
+    steps = [step for step in FRAME_STEPS if step < horizon_steps] + [horizon_steps]
+    targets = np.array(steps) * STEP_S * 1e9
     distance = np.abs(np.asarray(time_from_start_ns)[None] - targets[:, None])
     near = distance.min(axis=1) <= period_s * 0.5e9 + 1
     return [int(step) for step in np.unique(distance.argmin(axis=1)[near] + 1)]

@@ -48,6 +48,7 @@ METRIC_TEXTS = {
     "coverage90": MetricText("Keypoints inside their 90 % ellipse", "", 3, ""),
     "tip_coverage90": MetricText("Tips inside their 90 % ellipse", "", 3, ""),
 }
+_SERIES = ("mean", "low", "high")
 _VERDICT_METRICS = ("keypoint_error_px", "tip_error_px", "psnr", "ssim")
 
 
@@ -194,8 +195,11 @@ def curve_svg(curves: dict, metric: str) -> str:
         times_s = [step * curves["step_s"] for step in curves["steps"]]
         for method in [m for m in METHOD_NAMES if m in curves[metric]]:
             series, color = curves[metric][method], METHOD_COLORS[method]
-            axes.plot(times_s, _numbers(series["mean"]), color=color, lw=1.8, label=METHOD_NAMES[method])
-            axes.fill_between(times_s, _numbers(series["low"]), _numbers(series["high"]), color=color, alpha=0.15, lw=0)
+            known = [i for i, mean in enumerate(series["mean"]) if mean is not None]  # frames: at some steps only
+            t, mean, low, high = ([_number(v[i]) for i in known] for v in (times_s, *map(series.get, _SERIES)))
+            marker = "o" if len(known) < 8 else None
+            axes.plot(t, mean, color=color, lw=1.8, marker=marker, ms=4, label=METHOD_NAMES[method])
+            axes.fill_between(t, low, high, color=color, alpha=0.15, lw=0)
         if metric.endswith("coverage90"):
             axes.axhline(0.9, color="#94a3b8", lw=1, ls="--", label="wanted: 0.9")
             axes.set_ylim(0, 1.02)
@@ -212,8 +216,8 @@ def curve_svg(curves: dict, metric: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _numbers(values: list) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _plotted(metrics: dict) -> list[str]:

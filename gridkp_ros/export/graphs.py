@@ -83,9 +83,13 @@ class ForecastStep(nn.Module):
         c = dynamics.config
         self.inputs = (*state_shapes(dynamics), "noise")
         self.outputs = (*(f"{name}_out" for name in state_shapes(dynamics)), "pose", "spread", "confidence", "logits")
-        y, x = torch.meshgrid(torch.arange(c.height).float(), torch.arange(c.width).float(), indexing="ij")
-        self.register_buffer("x", x.flatten(), persistent=False)
-        self.register_buffer("y", y.flatten(), persistent=False)
+        self.middle = ((c.width - 1) / 2, (c.height - 1) / 2)
+        x, y = torch.arange(c.width) - self.middle[0], torch.arange(c.height) - self.middle[1]
+        self.register_buffer("powers_x", torch.stack((x**0, x, x**2), dim=1), persistent=False)  # [W, 3]
+        self.register_buffer("powers_y", torch.stack((y**0, y, y**2), dim=0), persistent=False)  # [3, H]
+        r = CONFIDENT_RADIUS
+        near = [(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1) if i * i + j * j <= r * r]
+        self.register_buffer("near", torch.tensor(near), persistent=False)  # [cells, 2], columns and rows
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         d = self.dynamics
@@ -96,14 +100,31 @@ class ForecastStep(nn.Module):
         classes = logits.argmax(dim=-1)
         row = torch.div(classes, d.config.width, rounding_mode="floor")
         pose = torch.stack((classes - row * d.config.width, row), dim=-1).float()
-        dx, dy = self.x - pose[..., 0:1], self.y - pose[..., 1:2]  # [N, K, H*W]
         p = logits.softmax(dim=-1)
-        spread = drift + torch.stack([(p * a * b).sum(dim=-1) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
-        near = (dx * dx + dy * dy <= CONFIDENT_RADIUS**2).float()
+        spread = drift + self.spread(p, pose)
+        confidence = self.confidence(p, classes - row * d.config.width, row)
         h, c = d.step(h, c, d.encode_maps(classes_to_maps(classes, d.config)), z)
         tracks = d.advance_tracks(tuple(tracks), pose)
         # An output may not stand for two names, hence the sum with zero.
-        return h, c, *tracks, spread, pose, spread + 0.0, (p * near).sum(dim=-1), logits
+        return h, c, *tracks, spread, pose, spread + 0.0, confidence, logits
+
+    def spread(self, p: Tensor, pose: Tensor) -> Tensor:
+        """Second moments [N,K,3] (xx, xy, yy) about a pose [N,K,2] of distributions over cells [N,K,H*W]."""
+        c = self.dynamics.config
+        moments = self.powers_y @ (p.unflatten(-1, (c.height, c.width)) @ self.powers_x)  # [N,K,3,3], of y and x
+        u, v = pose[..., 0] - self.middle[0], pose[..., 1] - self.middle[1]
+        one, x, x2 = moments[..., 0, 0], moments[..., 0, 1], moments[..., 0, 2]
+        y, xy, y2 = moments[..., 1, 0], moments[..., 1, 1], moments[..., 2, 0]
+        xx, yy = x2 - 2 * u * x + u * u * one, y2 - 2 * v * y + v * v * one
+        return torch.stack((xx.clamp(min=0.0), xy - u * y - v * x + u * v * one, yy.clamp(min=0.0)), dim=-1)
+
+    def confidence(self, p: Tensor, column: Tensor, row: Tensor) -> Tensor:
+        """Probability [N,K] of distributions over cells [N,K,H*W] within CONFIDENT_RADIUS of a cell [N,K]."""
+        c = self.dynamics.config
+        x, y = column.unsqueeze(-1) + self.near[:, 0], row.unsqueeze(-1) + self.near[:, 1]  # [N, K, cells]
+        inside = (x >= 0) & (x < c.width) & (y >= 0) & (y < c.height)
+        index = y.clamp(0, c.height - 1) * c.width + x.clamp(0, c.width - 1)
+        return (p.gather(-1, index) * inside.float()).sum(dim=-1)
 
 
 class Encode(nn.Module):

@@ -32,7 +32,8 @@ class GridKeypointConfig:
     (G_t and G_ref, as the paper words it; K more input channels). coordinates: "sigmoid" (the paper's expectation
     over the sigmoid heatmap) or "softmax" (over a spatial softmax of the same logits: the background does not pull
     keypoints to the centre of the image while the heatmaps are still flat). motion_width: width of a
-    `MotionPrior` added to the decoder's logits (not in the paper; 0: none).
+    `MotionPrior` added to the decoder's logits (not in the paper; 0: none). warp: the synthesiser moves the
+    reference along with the keypoints before it repaints it, see `KeypointWarp` (not in the paper).
     """
 
     channels: int = 3
@@ -45,6 +46,7 @@ class GridKeypointConfig:
     maps: str = "difference"
     coordinates: str = "sigmoid"
     motion_width: int = 0
+    warp: bool = False
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -116,6 +118,42 @@ class ImageEncoder(nn.Module):
         return h1, h2, h3
 
 
+class KeypointWarp(nn.Module):
+    """Where in the reference frame each pixel comes from: every keypoint carries what surrounds it along.
+
+    A soft mask for each keypoint, and one for what rests, weigh the keypoints' displacements. They begin as Gaussians
+    around the keypoints; a 1x1 convolution learns what belongs to which. It is the zeroth-order motion model of the
+    first order motion model (Siarohin et al., NeurIPS 2019, section 3.1), inside the paper's synthesiser.
+    """
+
+    REACH = 0.2  # standard deviation of a mask's Gaussian, in units of [-1, 1]
+    REST = -1.0  # log-weight, before training, of what rests: a keypoint's mask ends 1.4 standard deviations away
+
+    def __init__(self, channels: int, num_keypoints: int) -> None:
+        super().__init__()
+        self.masks = nn.Conv2d(channels, num_keypoints + 1, 1)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.masks.weight)
+        nn.init.zeros_(self.masks.bias)
+
+    def forward(self, x: Tensor, ref_xy: Tensor, xy: Tensor) -> Tensor:
+        """Features [N,channels,h,w], keypoints of reference and target [N,K,2] -> sampling grid [N,2h,2w,2]."""
+        n, k, _ = xy.shape
+        height, width = x.shape[-2:]
+        gx, gy = kp.grid_axes(height, width, like=xy)
+        dx2, dy2 = (gx - xy[..., 0:1]) ** 2, (gy - xy[..., 1:2]) ** 2  # [N, K, w], [N, K, h]
+        near = -0.5 * (dy2.unsqueeze(-1) + dx2.unsqueeze(-2)) / self.REACH**2
+        rest = torch.full_like(near[:, :1], self.REST)
+        masks = (self.masks(x) + torch.cat((near, rest), dim=1)).softmax(dim=1)[:, :k]
+        shift = (ref_xy - xy) * torch.tensor([1.0, -1.0], dtype=xy.dtype, device=xy.device)  # y downwards
+        flow = torch.bmm(shift.transpose(1, 2), masks.flatten(2)).view(n, 2, height, width)
+        flow = F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=True)
+        gx, gy = kp.grid_axes(2 * height, 2 * width, like=xy)
+        own = torch.stack((gx.expand(2 * height, -1), -gy.unsqueeze(-1).expand(-1, 2 * width)), dim=-1)
+        return own + flow.permute(0, 2, 3, 1)
+
+
 class Vision(nn.Module):
     """Detector D and synthesiser G of stage 1. Frames are float, [-0.5, 0.5]."""
 
@@ -132,7 +170,11 @@ class Vision(nn.Module):
         self.level1 = stack3(4 * c.base, 2 * c.base, 2 * c.base, c.base)
         self.level2 = stack3(2 * c.base, c.base, c.base, c.base)
         self.to_image = nn.Conv2d(c.base, c.channels, 1)
+        self.warp = KeypointWarp(c.base, k) if c.warp else None
         init_weights(self)
+        if self.warp is not None:
+            self.warp.reset()
+            nn.init.zeros_(self.to_image.weight)  # moving the reference is the start; then it learns to repaint
 
     def heatmap_logits(self, image: Tensor) -> Tensor:
         """Heatmaps before the sigmoid: [N,C,H,W] -> [N,K,H/4,W/4]."""
@@ -164,6 +206,14 @@ class Vision(nn.Module):
         maps = now - then if self.config.maps == "difference" else torch.cat((now, then), dim=1)
         x = self.level0(self.merge(torch.cat((maps, h3), dim=1)))
         x = self.level1(torch.cat((upsample(x), h2), dim=1))
+        if self.warp is not None:
+            moved = F.grid_sample(
+                torch.cat((reference, h1), dim=1),
+                self.warp(x, ref_xy, xy),
+                padding_mode="border",
+                align_corners=True,
+            )
+            reference, h1 = moved.split((self.config.channels, self.config.base), dim=1)
         x = self.level2(torch.cat((upsample(x), h1), dim=1))
         return reference + self.to_image(x)
 
@@ -222,20 +272,21 @@ class MotionPrior(nn.Module):
         return torch.cat((x, torch.ones_like(seen)), dim=-1), self.gru(self.read(features), momentum)
 
     def forward(self, track: Tensor, momentum: Tensor) -> Tensor:
-        """Log-density over cells [N,K,H*W], up to a constant; zero for keypoints never seen."""
+        """Log-density over cells [N,K,H*W], up to a constant; the same everywhere for keypoints never seen."""
         height, width = self.size
         ahead, shape = self.predict(track, momentum)
         x = torch.arange(width, device=track.device, dtype=track.dtype)
         y = torch.arange(height, device=track.device, dtype=track.dtype)
         dx2, dy2 = (x - ahead[..., 0:1]) ** 2, (y - ahead[..., 1:2]) ** 2  # [N, K, W], [N, K, H]
-        density = self.UNIFORM / (height * width)
+        precision = (-2 * shape[..., :2].clamp(-1.5, 3.0)).exp().unsqueeze(-1)  # [N, K, 2, 1], of both Gaussians
         narrow = shape[..., 2:3].sigmoid()
-        for weight, log_width in ((narrow, shape[..., 0:1]), (1 - narrow, shape[..., 1:2])):
-            precision = (-2 * log_width.clamp(-1.5, 3.0)).exp()
-            along_x = torch.exp(-0.5 * precision * dx2)  # a Gaussian is the product of its profiles
-            along_y = torch.exp(-0.5 * precision * dy2) * (weight * precision / (2 * torch.pi))
-            density = density + along_y.unsqueeze(-1) * along_x.unsqueeze(-2)
-        return (density.log() * track[..., 2].unsqueeze(-1).unsqueeze(-1)).flatten(2)
+        seen = track[..., 2:].clamp(0.0, 1.0).unsqueeze(-1)
+        share = torch.stack((narrow, 1 - narrow), dim=-2) * seen
+        # A Gaussian is the product of its profiles, so the mixture is one small matrix product.
+        along_x = torch.exp(-0.5 * precision * dx2.unsqueeze(-2))  # [N, K, 2, W]
+        along_y = torch.exp(-0.5 * precision * dy2.unsqueeze(-2)) * (share * precision / (2 * torch.pi))
+        density = along_y.transpose(-1, -2) @ along_x + self.UNIFORM / (height * width)
+        return density.log().flatten(2)
 
 
 class Dynamics(nn.Module):

@@ -68,10 +68,11 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
     path.chmod(0o644)
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load weights strictly; raises TrainingError naming what does not fit."""
+def load_weights(model: torch.nn.Module, path: Path, prefix: str = "") -> None:
+    """Load weights strictly, those whose names begin with `prefix`; raises TrainingError naming what does not fit."""
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
     except FileNotFoundError as error:
         raise TrainingError(f"{path} is missing: give the folder of a checkpoint or of a bundle") from error
     except RuntimeError as error:

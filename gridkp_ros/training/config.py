@@ -92,6 +92,7 @@ class Stage1Config(OptimiserConfig):
     the clip (the runtime renders from the newest frame), or "first" (the published code).
     condensation_weight: 6.4 with "worst" is the published weight on the batch mean; 0.01 with "all" is as printed.
     anchor_weight: ties the first keypoints to the simulator's named points (0: unsupervised, the paper).
+    anchor_distance_weight: the same by their distance in cells, which makes anchored keypoints steadier.
     separation_weight: Struct-VRNN's loss against keypoints that all move alike (the published code leaves it out).
     gridding: off for the paper's Table III baselines.
     """
@@ -102,6 +103,7 @@ class Stage1Config(OptimiserConfig):
     condensation_weight: float = Field(6.4, ge=0)
     condensation_channels: Literal["worst", "all"] = "worst"
     anchor_weight: float = Field(0.0, ge=0)
+    anchor_distance_weight: float = Field(0.0, ge=0)
     separation_weight: float = Field(0.0, ge=0)
     gridding: bool = True
 
@@ -163,6 +165,7 @@ class ModelConfig(Strict):
     maps: Literal["difference", "both"] = "difference"
     coordinates: Literal["sigmoid", "softmax"] = "sigmoid"
     motion_width: int = Field(0, ge=0)
+    warp: bool = False
 
     def build(self) -> GridKeypointConfig:
         return GridKeypointConfig(**self.model_dump())

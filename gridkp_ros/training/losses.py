@@ -67,6 +67,18 @@ def anchor(logits: Tensor, points_px: Tensor, known: Tensor, visible: Tensor, si
     return (loss * weight).sum() / weight.sum().clamp(min=1.0)
 
 
+def anchor_distance(xy: Tensor, points_px: Tensor, known: Tensor, visible: Tensor, size: tuple[int, int]) -> Tensor:
+    """Distance in cells of the first M of K keypoints from their named points, averaged over visible known ones.
+
+    xy: [N,K,2] before the grid; the rest as for `anchor`. A blob's cross-entropy is blind to errors within a heatmap's
+    cell, which is four cells of the grid.
+    """
+    m = points_px.shape[1]
+    counted = (known & visible).to(xy.dtype)
+    distance = (kp.to_pixels(xy[:, :m], *size) - points_px).square().sum(dim=-1).add(1e-2).sqrt()
+    return (distance * counted).sum() / counted.sum().clamp(min=1.0)
+
+
 def separation(xy: Tensor, sigma: float = 0.02) -> Tensor:
     """Temporal separation of keypoint trajectories [B,T,K,2] (Struct-VRNN, section 3.3), averaged over pairs.
 

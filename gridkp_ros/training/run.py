@@ -40,6 +40,7 @@ from gridkp_ros.training.stages import DetectionStage, DynamicsStage, MotionStag
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
 PARTS = ("stage1", "synthesis", "stage2")
+TAKES = ("all", "detector")
 
 
 class CellClips(Dataset):
@@ -260,12 +261,14 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     from_bundle: Path | None = None,
+    take: str = "all",
     only: str | None = None,
 ) -> Path:
     """Run the training of a configuration; returns the checkpoint folder, `<out>/checkpoint`.
 
     out: the run's folder, by default runs/<name>.
-    from_bundle: a checkpoint or bundle folder whose weights are the start. only: stop after one part, "stage1",
+    from_bundle: a checkpoint or bundle folder whose weights are the start. take: "all" of them, or those of its
+    "detector" alone, while synthesiser and dynamics begin afresh. only: stop after one part, "stage1",
     "synthesis" or "stage2"; the last two need nothing of each other, so two processes can train them side by side
     (and a last call with `resume` puts all parts together).
 
@@ -273,6 +276,8 @@ def train(
     """
     if only not in (None, *PARTS):
         raise TrainingError(f"there is no part {only!r}: use one of {', '.join(PARTS)}")
+    if take not in TAKES:
+        raise TrainingError(f"nothing called {take!r} can be taken from a bundle: use one of {', '.join(TAKES)}")
     config = load_config(config_path)
     folder = Path(out or Path("runs") / config.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +295,12 @@ def train(
     log.info("training on %d recordings, %d frames; validating on %d", len(recordings), frames, len(held_out))
     model = GridKeypointModel(config.model.build())
     if from_bundle is not None:
-        load_weights(model, Path(from_bundle) / "weights.safetensors")
+        start = Path(from_bundle) / "weights.safetensors"
+        if take == "all":
+            load_weights(model, start)
+        else:
+            load_weights(model.vision.detector, start, "vision.detector.")
+            load_weights(model.vision.heatmap, start, "vision.heatmap.")
     model = model.to(memory_format=torch.channels_last)  # five times the speed of the default layout on a CPU
     run = Run(folder, config, resume, recordings, weights, held_out, model)
     named = run.truth[0].points.shape[1] if run.truth else 0
@@ -342,7 +352,7 @@ def train(
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
         "torch": torch.__version__,
-        "started_from": str(from_bundle) if from_bundle else None,
+        "started_from": f"{from_bundle} ({take})" if from_bundle else None,
     }
     model = model.cpu().to(memory_format=torch.contiguous_format)
     samples = np.concatenate([r.frames[:: max(1, len(r) // 4)][:4] for r in held_out[:8]])

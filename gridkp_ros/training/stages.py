@@ -83,7 +83,8 @@ class VisionStage(Stage):
         self.vision = vision
         v = vision
         self.detector = nn.ModuleList((v.detector, v.heatmap))
-        self.synthesiser = nn.ModuleList((v.appearance, v.merge, v.level0, v.level1, v.level2, v.to_image))
+        synthesiser = [v.appearance, v.merge, v.level0, v.level1, v.level2, v.to_image]
+        self.synthesiser = nn.ModuleList(synthesiser + ([v.warp] if v.warp is not None else []))
 
     def choose(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pick 1 + n frames of each clip [B,T,C,H,W], the first being the reference; and their numbers [B,1+n]."""
@@ -143,15 +144,23 @@ class DetectionStage(VisionStage):
         o, vision = self.options, self.vision
         chosen, order = self.choose(to_float(batch["frames"]), generator)  # [B, 1+n, C, H, W]
         logits = vision.heatmap_logits(chosen.flatten(0, 1))
-        xy = vision.locate(logits, snap=o.gridding).unflatten(0, order.shape)  # [B, 1+n, K, 2]
+        free = vision.locate(logits, snap=False)
+        xy = kp.snap_to_grid(free, vision.config.height, vision.config.width) if o.gridding else free
+        xy = xy.unflatten(0, order.shape)  # [B, 1+n, K, 2]
         values = self.reconstruct(chosen, xy)
         values["condensation"] = losses.condensation(logits.sigmoid(), o.condensation_channels)
         values["loss"] = values["reconstruction"] + o.condensation_weight * values["condensation"]
-        if o.anchor_weight:
+        if o.anchor_weight or o.anchor_distance_weight:
             rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+            size = (vision.config.height, vision.config.width)
             truth = [batch[key][rows, order].flatten(0, 1) for key in ("points", "known", "visible")]
-            values["anchor"] = losses.anchor(logits, *truth, (vision.config.height, vision.config.width))
-            values["loss"] = values["loss"] + o.anchor_weight * values["anchor"]
+            values["anchor"] = losses.anchor(logits, *truth, size)
+            values["anchor_cells"] = losses.anchor_distance(free, *truth, size)
+            values["loss"] = (
+                values["loss"]
+                + o.anchor_weight * values["anchor"]
+                + o.anchor_distance_weight * values["anchor_cells"]
+            )
         if o.separation_weight:
             values["separation"] = losses.separation(xy)
             values["loss"] = values["loss"] + o.separation_weight * values["separation"]

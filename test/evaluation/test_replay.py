@@ -179,9 +179,9 @@ def test_model_steps_reach_the_horizon_and_frames_are_nearest() -> None:
     assert [model_steps(15, p) for p in (1 / 15, 0.2, 1 / 30)] == [16, 6, 31]
     period_s = 1 / 30
     times = (np.arange(1, 32) * period_s * 1e9).astype(np.int64)
-    assert frame_steps(times, 5, period_s) == [2, 4, 6, 8, 10]
+    assert frame_steps(times, 5, period_s) == [2, 4, 10]
     times = (np.arange(1, 7) * 0.2e9).astype(np.int64)
-    assert frame_steps(times, 15, 0.2) == [1, 2, 3, 4, 5]
+    assert frame_steps(times, 15, 0.2) == [1, 2, 3, 5]
 
 
 @pytest.mark.slow

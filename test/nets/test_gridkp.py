@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from gridkp_ros.nets import keypoints as kp  # noqa: E402
 from gridkp_ros.nets.gridkp import (  # noqa: E402
     Dynamics,
     GridKeypointConfig,
     GridKeypointModel,
+    MotionPrior,
     Vision,
     count_parameters,
 )
@@ -48,6 +53,41 @@ def test_a_frame_drawn_with_its_own_keypoints_starts_from_the_reference() -> Non
         vision.to_image.weight.zero_()
         drawn = vision.decode(vision.encode(frame), frame, xy, xy)
     assert torch.equal(drawn, frame)
+
+
+def test_a_warped_reference_follows_its_keypoint_before_any_training() -> None:
+    vision = Vision(replace(SMALL, num_keypoints=1, warp=True)).eval()
+    reference = torch.zeros(1, 3, 32, 32)
+    reference[:, :, 14:17, 14:17] = 0.4
+    before, after = (kp.from_pixels(torch.tensor([[p]]), 32, 32) for p in ([15.0, 15.0], [19.0, 13.0]))
+    with torch.no_grad():
+        still = vision.decode(vision.encode(reference), reference, before, before)
+        moved = vision.decode(vision.encode(reference), reference, before, after)
+    assert torch.allclose(still, reference, atol=1e-5)
+    weight = moved[0, 0].clamp(min=0)
+    centre = kp.to_pixels(kp.spatial_expectation(weight), 32, 32)
+    # The mask leaves it a share of the way, in the keypoint's direction: right and up.
+    assert 17.5 < centre[0] <= 19.5
+    assert 12.5 <= centre[1] < 14.2
+
+
+def test_the_motion_prior_says_nothing_of_keypoints_it_never_saw_and_follows_those_it_did() -> None:
+    prior = MotionPrior(replace(SMALL, motion_width=8))
+    track, momentum = torch.zeros(1, 4, 3), torch.zeros(1, 8)
+    unseen = prior(track, momentum)
+    assert (unseen.amax(dim=-1) - unseen.amin(dim=-1)).max() < 1e-4
+    pixels = torch.tensor([[[3.0, 4.0], [10.0, 20.0], [31.0, 0.0], [16.0, 16.0]]])
+    track, momentum = prior.advance(track, momentum, pixels)
+    density = prior(track, momentum).exp()
+    assert torch.equal(kp.classes_to_pixels(density.argmax(dim=-1), 32), pixels)
+    x, y = torch.arange(32.0), torch.arange(32.0)
+    square = (x - 10) ** 2 + (y[:, None] - 20) ** 2  # against the mixture written out, for one keypoint
+    narrow = torch.sigmoid(torch.tensor(1.0))
+    plain = prior.UNIFORM / 1024
+    for share, log_width in ((narrow, -0.4), (1 - narrow, 1.0)):
+        variance = math.exp(2 * log_width)
+        plain = plain + share * torch.exp(-0.5 * square / variance) / (2 * math.pi * variance)
+    assert torch.allclose(density[0, 1].view(32, 32), plain, atol=1e-6)
 
 
 def test_gates_computed_for_all_times_at_once_equal_the_plain_step() -> None:

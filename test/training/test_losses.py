@@ -66,6 +66,17 @@ def test_anchor_ignores_unknown_points_and_falls_when_the_heatmap_is_right() -> 
     assert losses.anchor(wrong, points, ~known, known, size) == 0
 
 
+def test_anchor_distance_counts_visible_known_points_in_cells() -> None:
+    points = torch.tensor([[[3.0, 4.0], [10.0, 12.0]], [[0.0, 0.0], [31.0, 31.0]]])  # [N, M, 2]
+    off = points + torch.tensor([3.0, 4.0])  # by 5 cells; the other two of four keypoints do not count
+    xy = kp.from_pixels(torch.cat((off, points), dim=1), 32, 32)
+    known = torch.tensor([[True, True], [True, False]])
+    visible = torch.tensor([[True, False], [True, True]])
+    loss = losses.anchor_distance(xy, points, known, visible, (32, 32))
+    assert loss.item() == pytest.approx(5.0, abs=0.01)
+    assert losses.anchor_distance(xy, points, ~known & known, visible, (32, 32)).item() == 0.0
+
+
 def test_separation_is_one_for_keypoints_that_move_alike_and_less_for_others() -> None:
     path = torch.rand(2, 6, 1, 2)
     offsets = torch.rand(2, 1, 3, 2)

@@ -29,7 +29,7 @@ from gridkp_ros.training.stages import DetectionStage  # noqa: E402
 
 CONFIG = """
 name: small
-model: {{channels: 3, num_keypoints: 4, height: 32, width: 32, base: 8, hidden: 16, motion_width: 8}}
+model: {{channels: 3, num_keypoints: 4, height: 32, width: 32, base: 8, hidden: 16, motion_width: 8, warp: true}}
 data:
   clip_length: 8
   train: [{{kind: footage, path: {folder}, rate_hz: 15}}]
@@ -123,6 +123,22 @@ def test_synthesis_leaves_the_detector_alone(trained: Path) -> None:
     for name, value in before.items():
         frozen = name.startswith(("detector.", "heatmap."))
         assert torch.equal(value, after[name]) == frozen, name
+
+
+def test_the_detector_alone_can_be_taken_from_a_bundle(trained: Path, tmp_path: Path) -> None:
+    """The new run keeps the keypoints and may have another synthesiser."""
+    config = tmp_path / "other.yaml"
+    text = (trained / "small.yaml").read_text().replace(", warp: true", "").replace("steps: 6", "steps: 1")
+    config.write_text(text.replace("stage1: {", "stage1: {learning_rate: 1.0e-12, "))
+    with pytest.raises(TrainingError, match="does not fit"):
+        train(config, out=tmp_path / "all", from_bundle=trained / "run/bundle", only="stage1")
+    with pytest.raises(TrainingError, match="nothing called 'eyes'"):
+        train(config, out=tmp_path / "eyes", from_bundle=trained / "run/bundle", take="eyes", only="stage1")
+    train(config, out=tmp_path / "run", from_bundle=trained / "run/bundle", take="detector", only="stage1")
+    before = load_file(trained / "run/bundle/weights.safetensors")
+    after = load_file(tmp_path / "run/stage1.safetensors")
+    assert torch.allclose(before["vision.heatmap.weight"], after["heatmap.weight"], atol=1e-9)
+    assert not torch.allclose(before["vision.merge.0.weight"], after["merge.0.weight"], atol=1e-9)
 
 
 def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path) -> None:
