@@ -336,6 +336,11 @@ def _instrument(
         shape(jaw, look.jaw, type="cylinder", pos=[0, 0, side * 0.0006], size=[0.0022, 0.0006])
 
 
+def _capsule(parent: ET.Element, material: str, **attributes: object) -> None:
+    """A capsule that is seen and touches nothing."""
+    _add(parent, "geom", type="capsule", material=material, contype="0", conaffinity="0", **attributes)
+
+
 def _objects(asset: ET.Element, world: ET.Element, layout: Layout, rng: np.random.Generator) -> None:
     """A curved needle with its thread, a small piece, and on a peg board the pegs."""
     shown = [float(rng.uniform() < chance) for chance in (0.65, 0.9 if layout.peg_board else 0.4)]
@@ -357,27 +362,9 @@ def _objects(asset: ET.Element, world: ET.Element, layout: Layout, rng: np.rando
     radius, angles = rng.uniform(0.005, 0.008), np.linspace(0, np.pi * rng.uniform(0.75, 1.0), 9)
     path = radius * np.stack([np.cos(angles) - 1, np.sin(angles), 0 * angles], axis=1)
     for a, b in pairwise(path):
-        _add(
-            needle,
-            "geom",
-            type="capsule",
-            fromto=[*a, *b],
-            size=[0.00024],
-            material="needle",
-            contype="0",
-            conaffinity="0",
-        )
+        _capsule(needle, "needle", fromto=[*a, *b], size=[0.00024])
     for k in range(THREAD_PIECES):
-        _add(
-            world,
-            "geom",
-            name=f"thread{k}",
-            type="capsule",
-            size=[0.00022, 0.001],
-            material="thread",
-            contype="0",
-            conaffinity="0",
-        )
+        _capsule(world, "thread", name=f"thread{k}", size=[0.00022, 0.001])
 
     small = _add(world, "body", name="object1", mocap="true")
     sides = int(rng.choice([3, 12])) if layout.peg_board else 0
@@ -385,16 +372,7 @@ def _objects(asset: ET.Element, world: ET.Element, layout: Layout, rng: np.rando
         around = np.linspace(0, 2 * np.pi, sides + 1)
         ring = rng.uniform(0.0035, 0.0055) * np.stack([np.cos(around) - 1, np.sin(around), 0 * around], axis=1)
         for a, b in pairwise(ring):
-            _add(
-                small,
-                "geom",
-                type="capsule",
-                fromto=[*a, *b],
-                size=[0.0010],
-                material="piece",
-                contype="0",
-                conaffinity="0",
-            )
+            _capsule(small, "piece", fromto=[*a, *b], size=[0.0010])
         _add(
             asset,
             "material",
@@ -407,24 +385,6 @@ def _objects(asset: ET.Element, world: ET.Element, layout: Layout, rng: np.rando
         for i in range(n):
             for j in range(n):
                 at = (np.array([i, j]) - (n - 1) / 2) * step
-                _add(
-                    world,
-                    "geom",
-                    type="capsule",
-                    fromto=[*at, -0.002, *at, tall],
-                    size=[0.0012],
-                    material="peg",
-                    contype="0",
-                    conaffinity="0",
-                )
+                _capsule(world, "peg", fromto=[*at, -0.002, *at, tall], size=[0.0012])
     else:
-        _add(
-            small,
-            "geom",
-            type="capsule",
-            fromto=[-0.002, 0, 0, 0.002, 0, 0],
-            size=[0.0008],
-            material="piece",
-            contype="0",
-            conaffinity="0",
-        )
+        _capsule(small, "piece", fromto=[-0.002, 0, 0, 0.002, 0, 0], size=[0.0008])

@@ -124,10 +124,12 @@ class MotionConfig(OptimiserConfig):
     """The motion prior alone, on detected cells, before stage 2 keeps it fixed (not in the paper).
 
     clip_length: frames. observed: frames seen before the first prediction. horizon: steps predicted from each frame.
+    shift: cells a clip is moved by at most, so that places are not learned by heart.
     """
 
     steps: int = Field(500, ge=0)
     clip_length: int = Field(40, ge=8)
+    shift: int = Field(0, ge=0)
     observed: PositiveInt = 5
     horizon: PositiveInt = 15
 

@@ -206,19 +206,28 @@ class MotionStage(Stage):
     def clipped_modules(self) -> list[nn.Module]:
         return [self.prior]
 
-    def losses(self, classes: Tensor) -> dict[str, Tensor]:
-        """classes: cells, int64 [B,T,K]. Predicts `horizon` frames from every frame that has them ahead."""
+    def losses(self, classes: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """classes: cells, int64 [B,T,K]. Predicts `horizon` frames from every second frame that has them ahead.
+
+        generator: moves each clip by up to `shift` cells, as if the camera looked elsewhere.
+        """
         prior, (b, t, k), horizon = self.prior, classes.shape, self.options.horizon
         pixels = kp.classes_to_pixels(classes, prior.size[1])
+        if generator is not None:
+            shift = self.options.shift
+            pixels += torch.randint(-shift, shift + 1, (b, 1, 1, 2), generator=generator, device=pixels.device)
+            classes = kp.to_classes(pixels, *prior.size)
+            pixels = kp.classes_to_pixels(classes, prior.size[1])  # at the border where they would leave the grid
         track, momentum = pixels.new_zeros(b, k, 3), pixels.new_zeros(b, prior.gru.hidden_size)
         tracks, momenta, density = [], [], []
+        every = max(1, (t - horizon) // 4)  # now and then is enough for the density: its 4096 cells cost time
         for i in range(t - horizon):
-            if i and i % 4 == 0:  # every fourth frame is enough, and its 4096 cells are what costs time
+            if i % every == every - 1:
                 density.append(losses.keypoint_cross_entropy(prior(track, momentum), classes[:, i]))
             track, momentum = prior.advance(track, momentum, pixels[:, i])
             tracks.append(track)
             momenta.append(momentum)
-        origins = range(self.options.observed - 1, t - horizon)
+        origins = range(self.options.observed - 1, t - horizon, 2)
         track, momentum = torch.cat([tracks[i] for i in origins]), torch.cat([momenta[i] for i in origins])
         last = torch.cat([pixels[:, i] for i in origins])  # [origins*B, K, 2]
         values, error = {}, []
@@ -235,7 +244,8 @@ class MotionStage(Stage):
         return values
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        return self.report("train", self.losses(batch["classes"]), len(batch["classes"]))
+        values = self.losses(batch["classes"], self.generator(self.global_step))
+        return self.report("train", values, len(batch["classes"]))
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         return self.report("val", self.losses(batch["classes"]), len(batch["classes"]))
