@@ -89,6 +89,15 @@ def stack3(inputs: int, *widths: int, norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*(conv3(a, b, norm) for a, b in pairwise(channels)))
 
 
+def conv_beside(weight: Tensor, x: Tensor, z: Tensor, at: int) -> Tensor:
+    """A 3x3 convolution of x with the one channel z inserted at channel `at`, as a sum of two convolutions.
+
+    An odd channel keeps ONNX Runtime from its fast layout for blocks of channels.
+    """
+    others = torch.cat((weight[:, :at], weight[:, at + 1 :]), dim=1)
+    return F.conv2d(x, others, padding=1) + F.conv2d(z, weight[:, at : at + 1], padding=1)
+
+
 def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
@@ -355,13 +364,16 @@ class Dynamics(nn.Module):
 
     def logits(self, h: Tensor, z: Tensor) -> Tensor:
         """Equation 8: unnormalised log-probability of each cell, [N,K,H*W], before the motion prior's part."""
-        a, b, c = self.dec
-        x = c(upsample(b(upsample(a(torch.cat((h, z), dim=1))))))
-        return self.to_logits(x).flatten(2)
+        (first, *rest), b, c = self.dec
+        x = conv_beside(first.weight, h, z, at=self.config.hidden) + first.bias.view(-1, 1, 1)
+        for layer in rest:
+            x = layer(x)
+        return self.to_logits(c(upsample(b(upsample(x))))).flatten(2)
 
     def step(self, h: Tensor, c: Tensor, encoded: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Equation 9: absorb encoded maps and the latent; returns the new h and c."""
-        return self.gate(self.lstm(torch.cat((encoded, z, h), dim=1)), c)
+        both = torch.cat((encoded, h), dim=1)
+        return self.gate(conv_beside(self.lstm.weight, both, z, at=self.config.hidden), c)
 
     def encoded_gates(self, encoded: Tensor) -> Tensor:
         """The encoded maps' share of the gates before activation: linear, so training computes all times at once."""
