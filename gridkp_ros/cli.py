@@ -122,17 +122,17 @@ def card(
     metrics: Path = typer.Argument(..., help="metrics.json of an evaluation of that bundle."),
     command: str = typer.Option(..., help="The command that makes these metrics, to stand beside them."),
 ) -> None:
-    """Write a bundle's model card with measured results."""
-    from gridkp_ros.export.card import model_card, results_section
+    """Write a bundle's model card with measured results; what stands under "Known faults" stays."""
+    from gridkp_ros.export.card import known_faults, model_card, results_section
     from gridkp_ros.runtime import Bundle
 
     manifest = Bundle.load(bundle).manifest
     measured = json.loads(metrics.read_text())
     if measured["model"]["id"] != manifest.model_id:
         raise typer.BadParameter(f"{metrics} is of {measured['model']['id']}, the bundle is {manifest.model_id}")
-    text = model_card(manifest, bundle, results_section(measured, command))
-    (bundle / "MODEL_CARD.md").write_text(text)
-    _console().print(f"{bundle / 'MODEL_CARD.md'}: written", highlight=False)
+    path = bundle / "MODEL_CARD.md"
+    path.write_text(model_card(manifest, bundle, results_section(measured, command)) + known_faults(path))
+    _console().print(f"{path}: written", highlight=False)
 
 
 @app.command()

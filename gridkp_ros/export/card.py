@@ -16,6 +16,9 @@ METRICS = {
 }
 
 
+FAULTS = "\n## Known faults\n"
+
+
 def results_section(metrics: dict, command: str) -> str:
     """Return the card's measured part out of a metrics.json, with the command that makes it."""
     horizons = {h: metrics["horizons"][h] for h in sorted(metrics["horizons"], key=int)}
@@ -37,6 +40,12 @@ def results_section(metrics: dict, command: str) -> str:
         + "\n".join(rows)
         + "\n"
     )
+
+
+def known_faults(card: Path) -> str:
+    """Return the section that a person wrote at the end of a card, "" without one: it outlives a new card."""
+    text = card.read_text() if card.is_file() else ""
+    return text[text.index(FAULTS) :] if FAULTS in text else ""
 
 
 def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
@@ -61,6 +70,7 @@ def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
         if points
         else ""
     )
+    start = f"Started from {training['started_from']}. " if training.get("started_from") else ""
     return f"""# {manifest.name}
 
 {p.get("description", "")}
@@ -84,11 +94,11 @@ Not a medical device; not for diagnosis, treatment or unsupervised motion.
 {training.get("recordings", "?")} recordings, {training.get("frames", "?")} frames, seed {training.get("seed", "?")},
 on {training.get("machine", "?")}.
 
-| part | steps | clips a step | hours since its last resume |
+| part | steps | clips a step | hours |
 |---|---|---|---|
 {stages}
 
-Commit {training.get("commit", "?")}. The whole configuration is in manifest.json under provenance.
+{start}Commit {training.get("commit", "?")}. The whole configuration is in manifest.json under provenance.
 
 ## Limits
 One cell of the {i.width} x {i.height} grid is the finest position it knows. Beyond {manifest.trusted_steps} steps it

@@ -16,7 +16,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -142,8 +142,11 @@ def detect_recordings(
 
 def fit_stage(
     stage: Stage, train: Dataset, validation: Dataset, run: Path, name: str, config: TrainConfig, resume: bool
-):
-    """Train one stage to its number of steps, resuming from its last Lightning checkpoint where there is one."""
+) -> tuple[dict[str, float], float]:
+    """Train one stage to its number of steps, resuming from its last Lightning checkpoint where there is one.
+
+    Returns its last figures and the hours it trained, those before a resume included.
+    """
     folder = run / name
     last = folder / "last.ckpt"
     options = stage.options
@@ -157,13 +160,13 @@ def fit_stage(
     checkpoints = ModelCheckpoint(
         folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False
     )
-    interactive = os.isatty(2)
+    timer, interactive = Timer(), os.isatty(2)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
         max_steps=options.steps,
         logger=TensorBoardLogger(run, name="tensorboard", version=name),
-        callbacks=[checkpoints, RichProgressBar() if interactive else TQDMProgressBar(refresh_rate=50)],
+        callbacks=[checkpoints, timer, RichProgressBar() if interactive else TQDMProgressBar(refresh_rate=50)],
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -174,7 +177,8 @@ def fit_stage(
         check = DataLoader(validation, options.batch_clips, num_workers=config.data.workers)
         trainer.fit(stage, loader, check, ckpt_path=last if first else None, weights_only=True)
         trainer.save_checkpoint(last)
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+    figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return figures, timer.time_elapsed() / 3600
 
 
 def git_commit() -> str:
@@ -232,9 +236,7 @@ class Run:
         if self.resume and weights.is_file():
             load_weights(module, weights)
         else:
-            started = time.time()
-            figures = fit_stage(stage, train, validation, self.folder, name, self.config, self.resume)
-            hours = (time.time() - started) / 3600
+            figures, hours = fit_stage(stage, train, validation, self.folder, name, self.config, self.resume)
             record.write_text(json.dumps({name: figures, f"{name}_hours": hours}))
             save_weights(module, weights)
         self.record |= json.loads(record.read_text())
