@@ -54,6 +54,11 @@ class Mailbox(Generic[Frame]):
                     return None, frame
                 self._condition.wait()
 
+    def peek(self) -> Frame | None:
+        """Return the frame that waits, None without one; it stays."""
+        with self._condition:
+            return self._frame
+
     def close(self) -> None:
         """Let the reader finish the jobs that are queued, and then stop; a frame left over is discarded."""
         with self._condition:

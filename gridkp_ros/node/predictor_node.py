@@ -56,6 +56,7 @@ from gridkp_ros.srv import GetForecast
 
 _GPU_SAMPLES = 10
 _THROTTLE_S = 5.0
+_PICTURES_PUT_OFF = 4  # in a row: then somebody who looks sees something again
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class PredictorNode(LifecycleNode):
         self._predictor: Predictor | None = None
         self._convert = None
         self._mailbox: Mailbox[_Received] = Mailbox()
+        self._pictures_put_off = 0
         self._worker: threading.Thread | None = None
         self._statistics = Statistics()
         self._subscription = None
@@ -358,8 +360,20 @@ class PredictorNode(LifecycleNode):
             )
             statistics.forecasts += 1
             statistics.latency_s.append((now_ns - forecast.stamp_ns) * 1e-9)
-        self._publish_pictures(image, getattr(message, "encoding", "rgb8"), header, observation, forecast)
+        if self._pictures_may_be_drawn():
+            self._publish_pictures(image, getattr(message, "encoding", "rgb8"), header, observation, forecast)
         statistics.busy_s.append(time.monotonic() - start_s)
+
+    def _pictures_may_be_drawn(self) -> bool:
+        """Pictures are for people and give way to a frame that waits to be absorbed, but not for long."""
+        waiting, statistics = self._mailbox.peek(), self._statistics
+        late = waiting is not None and self._predictor.wants(stamp_ns(self._header(waiting).stamp))
+        if late and self._pictures_put_off < _PICTURES_PUT_OFF:
+            self._pictures_put_off += 1
+            statistics.pictures_put_off += 1
+            return False
+        self._pictures_put_off = 0
+        return True
 
     def _header(self, received: _Received) -> Header:
         """Return the image's own header; an unset stamp is replaced by the time of arrival."""

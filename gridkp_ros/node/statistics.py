@@ -16,7 +16,8 @@ class Statistics:
     """Counters since activation. Written by the receiving and the predicting thread, each its own fields.
 
     received: images that arrived; dropped: replaced in the mailbox before they were taken; malformed: refused;
-    absorbed, skipped, coasted: as the frame clock decided; forecasts: published.
+    absorbed, skipped, coasted: as the frame clock decided; forecasts: published; pictures_put_off: absorbed frames
+    whose overlay and predicted frames were not drawn because the next frame was due already.
     """
 
     received: int = 0
@@ -26,6 +27,7 @@ class Statistics:
     skipped: int = 0
     coasted: int = 0
     forecasts: int = 0
+    pictures_put_off: int = 0
     failures: int = 0
     epoch: int = 0
     frames_since_start: int = 0
@@ -55,6 +57,7 @@ class Statistics:
             "dropped": str(self.dropped),
             "malformed": str(self.malformed),
             "forecasts": str(self.forecasts),
+            "pictures_put_off": str(self.pictures_put_off),
             "failures": str(self.failures),
             "epoch": str(self.epoch),
             "frames_since_start": str(self.frames_since_start),

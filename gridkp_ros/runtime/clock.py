@@ -6,6 +6,7 @@ Hz lands on halves) does not depend on rounding, and a stream of days does not d
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -92,6 +93,10 @@ class FrameClock:
             return Tick("skip", steps, "camera faster than the model")
         self.steps_done += steps
         return Tick("absorb", steps, "")
+
+    def due(self, stamp_ns: int) -> bool:
+        """Return whether `tick` would take the frame in, without taking it."""
+        return copy.deepcopy(self).tick(stamp_ns).action != "skip"
 
     def _steps_at(self, stamp_ns: int) -> int:
         ordered = sorted(self._intervals)

@@ -124,6 +124,10 @@ class Predictor:
         """Most steps to coast through missing frames before starting afresh."""
         return self._clock.max_coast_steps
 
+    def wants(self, stamp_ns: int) -> bool:
+        """Return whether a frame of this stamp, observed next, would be absorbed."""
+        return self._clock.due(stamp_ns)
+
     def place(self) -> Placement:
         """Return how the newest image lies in the model's input; PredictorError before the first image."""
         if self._placement is None:

@@ -265,8 +265,9 @@ def test_pictures_are_made_only_for_subscribers(make_rig: MakeRig, monkeypatch: 
     rig.listen(Image, "overlay", overlays.append, 10)
     wait_for(lambda: rig.node._frames_pub.get_subscription_count() > 0, "the frames' subscription")
     wait_for(lambda: rig.node._overlay_pub.get_subscription_count() > 0, "the overlay's subscription")
-    rig.stream(2, 15.0, start_ns=end_ns, encoding="bgr8")
-    wait_for(lambda: len(frames) == 2 and len(overlays) == 2, "pictures")
+    for count in (1, 2):  # one by one: pictures give way to a frame that waits
+        end_ns = rig.stream(1, 15.0, start_ns=end_ns, encoding="bgr8")
+        wait_for(lambda count=count: len(frames) == count == len(overlays), "pictures")
     assert rendered == [1, 1]
     assert [(f.width, f.height, f.encoding) for f in frames[0].frames] == [(96, 64, "bgr8")] * 2
     assert (overlays[0].width, overlays[0].height, overlays[0].encoding) == (96, 64, "rgb8")
@@ -276,6 +277,31 @@ def test_pictures_are_made_only_for_subscribers(make_rig: MakeRig, monkeypatch: 
     rig.stream(1, 15.0, start_ns=end_ns + NS)
     wait_for(lambda: len(frames) == 3, "a frame of model size")
     assert (frames[2].frames[0].width, frames[2].frames[0].encoding) == (64, "rgb8")
+
+
+def test_pictures_give_way_to_a_frame_that_is_due_but_not_for_ever(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    frames: list[PredictedFrames] = []
+    rig.listen(PredictedFrames, "frames", frames.append, 10)
+    wait_for(lambda: rig.node._frames_pub.get_subscription_count() > 0, "the frames' subscription")
+    end_ns = rig.stream(2, 15.0)
+    forecast, sent = rig.node._predictor.forecast, []
+
+    def too_slow(*args: object) -> object:
+        """The next frame is there before the forecast is; after eight it is one that the model will skip."""
+        late_ns = NS // 15 if len(sent) < 8 else NS // 60
+        sent.append(sent[-1] + late_ns if sent else end_ns + NS // 15)
+        rig.publisher.publish(image_message(picture(), Header(stamp=time_message(sent[-1]))))
+        wait_for(lambda: rig.node._mailbox.peek() is not None, "the next frame")
+        return forecast(*args)
+
+    monkeypatch.setattr(rig.node._predictor, "forecast", too_slow)
+    rig.stream(1, 15.0, start_ns=end_ns)
+    wait_for(lambda: len(sent) == 9 and rig.statistics.skipped == 1, "nine forecasts")
+    wait_for(lambda: len(frames) == 2, "the pictures")
+    assert rig.statistics.pictures_put_off == 7  # four, then drawn; three, then nobody waits that matters
 
 
 def test_compressed_images(make_rig: MakeRig) -> None:

@@ -193,3 +193,13 @@ def test_other_bad_settings_are_refused() -> None:
         FrameClock(PERIOD_S, -1)
     with pytest.raises(ValueError, match="has not started"):
         FrameClock(PERIOD_S, 15).time_of_step_ns(1)
+
+
+@given(st.lists(st.integers(-200_000_000, 400_000_000), min_size=1, max_size=40))
+@settings(deadline=None, max_examples=50)
+def test_due_says_what_tick_then_does(intervals_ns: list[int]) -> None:
+    clock, stamp_ns = FrameClock(PERIOD_S, 3), 1_700_000_000 * S
+    for interval_ns in intervals_ns:
+        stamp_ns += interval_ns
+        due = clock.due(stamp_ns)
+        assert due == clock.due(stamp_ns) == (clock.tick(stamp_ns).action != "skip")
