@@ -109,15 +109,11 @@ class Stage1Config(OptimiserConfig):
 
 
 class SynthesisConfig(OptimiserConfig):
-    """More training of the synthesiser alone, with the detector of stage 1 frozen (not in the paper; 0 steps: none).
-
-    balance: weigh frames by the inverse of how far they are from their reference, as a mean PSNR does.
-    """
+    """More training of the synthesiser alone, with the detector of stage 1 frozen (not in the paper; 0 steps: none)."""
 
     steps: int = Field(0, ge=0)
     frames_per_clip: PositiveInt = 19
     reference: Literal["random", "first"] = "random"
-    balance: bool = False
 
 
 class MotionConfig(OptimiserConfig):

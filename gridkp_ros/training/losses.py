@@ -13,23 +13,12 @@ from torch import Tensor
 from gridkp_ros.nets import keypoints as kp
 
 
-def reconstruction(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def reconstruction(predicted: Tensor, target: Tensor) -> Tensor:
     """Half the squared error summed over pixels and channels, averaged over frames [N,C,H,W] (equation 2).
 
     The paper sums over time; the published code halves it and averages over time and batch, which is this.
-    weight: of each frame [N], for a weighted average.
     """
-    error = 0.5 * (predicted - target).square().flatten(1).sum(dim=1)
-    return error.mean() if weight is None else (weight * error).sum() / weight.sum()
-
-
-def quiet_weight(reference: Tensor, target: Tensor, floor: float = 1.0) -> Tensor:
-    """Weight of each frame [N]: the inverse of what copying its reference would cost (not in the paper).
-
-    With it a frame in which little moves counts as much as a busy one, as it does in a mean PSNR. floor: added to the
-    cost, about that of sensor noise.
-    """
-    return 1 / (0.5 * (reference - target).square().flatten(1).sum(dim=1) + floor)
+    return 0.5 * (predicted - target).square().flatten(1).sum(dim=1).mean()
 
 
 def condensation(heatmaps: Tensor, channels: str = "worst") -> Tensor:

@@ -95,7 +95,7 @@ class VisionStage(Stage):
             order = torch.cat((torch.zeros_like(order[:, :1]), 1 + order[:, 1:] % (t - 1)), dim=1)
         return frames[torch.arange(b, device=frames.device).unsqueeze(1), order], order
 
-    def reconstruct(self, chosen: Tensor, xy: Tensor, balance: bool = False) -> dict[str, Tensor]:
+    def reconstruct(self, chosen: Tensor, xy: Tensor) -> dict[str, Tensor]:
         """Draw frames 1..n of [B,1+n,C,H,W] from frame 0, with keypoints [B,1+n,K,2]; the loss and three PSNRs.
 
         psnr_copy is that of the reference itself, psnr_still that of the frame drawn without moving a keypoint: a
@@ -112,14 +112,13 @@ class VisionStage(Stage):
         drawn = self.vision.decode(
             features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1)
         )
-        weight = losses.quiet_weight(for_each_target(reference), targets) if balance else None
         with torch.no_grad():
             squared = (drawn.clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
             drawn_still = self.vision.decode(own, reference, xy[:, 0], xy[:, 0])
             still = (for_each_target(drawn_still).clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
             copied = (for_each_target(reference) - targets).square().flatten(1).mean(dim=1)
         return {
-            "reconstruction": losses.reconstruction(drawn, targets, weight),
+            "reconstruction": losses.reconstruction(drawn, targets),
             "psnr": -10 * torch.log10(squared.clamp(min=1e-10)).mean(),
             "psnr_still": -10 * torch.log10(still.clamp(min=1e-10)).mean(),
             "psnr_copy": -10 * torch.log10(copied.clamp(min=1e-10)).mean(),
@@ -189,7 +188,7 @@ class SynthesisStage(VisionStage):
         chosen, order = self.choose(to_float(batch["frames"]), generator)
         with torch.no_grad():
             xy = self.vision.locate(self.vision.heatmap_logits(chosen.flatten(0, 1))).unflatten(0, order.shape)
-        values = self.reconstruct(chosen, xy, self.options.balance)
+        values = self.reconstruct(chosen, xy)
         values["loss"] = values["reconstruction"]
         return values
 

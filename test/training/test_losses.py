@@ -22,16 +22,6 @@ def test_reconstruction_is_half_the_squared_error_of_a_frame() -> None:
     )
 
 
-def test_quiet_frames_weigh_as_much_as_busy_ones() -> None:
-    reference = torch.zeros(2, 3, 8, 8)
-    target = torch.stack((torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.4)))
-    weight = losses.quiet_weight(reference, target, floor=0.0)
-    assert (weight[0] / weight[1]).item() == pytest.approx(16.0, rel=1e-4)
-    copied = losses.reconstruction(reference, target, weight)
-    each = 0.5 * target.square().flatten(1).sum(dim=1)
-    assert copied.item() == pytest.approx(2 / (1 / each).sum().item(), rel=1e-4)
-
-
 def test_condensation_default_weight_is_the_published_one() -> None:
     t, b = 20, 32
     heatmaps = torch.rand(t * b, 12, 16, 16)
