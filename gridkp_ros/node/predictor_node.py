@@ -333,6 +333,8 @@ class PredictorNode(LifecycleNode):
                 self._statistics.failures += 1
                 self._complain(str(error))
             except Exception as error:  # the node goes on with the next image, and says what happened
+                if not self.context.ok():
+                    return  # interrupted: the publishers went away in the middle of an image
                 self._report_failure(error)
 
     def _predict(self, received: _Received) -> None:
