@@ -18,6 +18,7 @@ from gridkp_ros.runtime.drawing import draw_overlay, draw_rings, draw_text, text
 log = logging.getLogger(__name__)
 
 FILM_STEPS = 5  # how far ahead the film's predicted frame looks, in steps of 1/15 s
+FILM_HOLD_STEPS = 6  # a live node puts frames off where the machine is slow: the last one is shown meanwhile
 PAST_STEPS = (10, 5)  # what a strip shows of the past
 PANEL_WIDTH, PANEL_HEIGHT = 640, 480
 TILE_HEIGHT = 135
@@ -215,19 +216,33 @@ class Storyboard:
         lead_s, reach_s = self._lead * STEP_S, self._horizon_steps * STEP_S
         size = (_even(height * self._aspect()), height)
         true = self._nearest(shot.view.stamp_ns + self._ns(self._lead))
-        predicted = self._predicted(shot.view, self._lead)
         true_panel = _empty(size, "beyond the recording")
         if true is not None and true.view.model_image is not None:
             true_panel = self._model_panel(true.view.model_image, true.view.points, size)
         predicted_panel = _empty(size, "no forecast yet" if shot.view.mean is None else "frames not predicted")
-        if predicted is not None and predicted[1] is not None:
-            predicted_panel = self._model_panel(predicted[1], shot.view.mean[predicted[0]], size)
+        caption = f"predicted  +{lead_s:.2f} s"
+        drawn = self._newest_drawn(shot)
+        if drawn is not None:
+            index, frame = self._predicted(drawn.view, self._lead)
+            predicted_panel = self._model_panel(frame, drawn.view.mean[index], size)
+            if drawn is not shot:
+                caption += f", made {(shot.view.stamp_ns - drawn.view.stamp_ns) * 1e-9:.2f} s ago"
         panels = [
             _captioned(shot.panel, f"observed  t = {shot.time_s:.2f} s, forecast {reach_s:.1f} s ahead"),
             _captioned(true_panel, f"what came  +{lead_s:.2f} s"),
-            _captioned(predicted_panel, f"predicted  +{lead_s:.2f} s"),
+            _captioned(predicted_panel, caption),
         ]
         return np.concatenate(panels, axis=1)
+
+    def _newest_drawn(self, shot: _Shot) -> _Shot | None:
+        """Return the shot, or the newest one not long before it, whose forecast was drawn at the film's lead."""
+        for other in reversed(self._shots):
+            age_ns = shot.view.stamp_ns - other.view.stamp_ns
+            if 0 <= age_ns <= self._ns(FILM_HOLD_STEPS) and other.view.epoch == shot.view.epoch:
+                predicted = self._predicted(other.view, self._lead)
+                if predicted is not None and predicted[1] is not None:
+                    return other
+        return None
 
     def _aspect(self) -> float:
         left, top, right, bottom = self._rect
