@@ -139,6 +139,7 @@ class Stage2Config(OptimiserConfig):
     predicted as at run time, from the model's own cells and the prior's mean latent (0: teacher forcing alone, the
     paper). One-step likelihood says little about a second ahead: instruments that mostly rest are predicted best,
     one step at a time, by staying put.
+    free_running_distance_weight: weight of the distance, in cells, of those predictions from the truth.
     kl_direction: "posterior_prior" is KL(q || p) as the paper has it; the published code has it the other way round.
     """
 
@@ -147,6 +148,7 @@ class Stage2Config(OptimiserConfig):
     beta: float = Field(0.05, ge=0)
     kl_direction: Literal["posterior_prior", "prior_posterior"] = "posterior_prior"
     free_running_weight: float = Field(0.0, ge=0)
+    free_running_distance_weight: float = Field(0.0, ge=0)
     free_running_steps: PositiveInt = 15
 
 

@@ -86,6 +86,20 @@ def keypoint_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), classes.flatten())
 
 
+def mode_distance(logits: Tensor, classes: Tensor, width: int, radius: int = 3) -> Tensor:
+    """Distance in cells of the mode from the true cell, averaged over keypoints: [N,K,cells], int64 [N,K].
+
+    The mode is made smooth as the expectation over the cells within `radius` of the best one. Cross-entropy does not
+    see it: a distribution can become likelier while its best cell, which is what is forecast, moves away.
+    """
+    cells = torch.arange(logits.shape[-1], device=logits.device)
+    xy = kp.classes_to_pixels(cells, width)  # [cells, 2]
+    best = kp.classes_to_pixels(logits.detach().argmax(dim=-1), width)  # [N, K, 2]
+    near = (xy - best.unsqueeze(-2)).abs().amax(dim=-1) <= radius  # [N, K, cells]
+    mode = logits.masked_fill(~near, -torch.inf).softmax(dim=-1) @ xy
+    return (mode - kp.classes_to_pixels(classes, width)).square().sum(dim=-1).add(1e-4).sqrt().mean()
+
+
 def gaussian_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
     """KL(q || p) of Gaussians (mean, standard deviation) [N,1,h,w], summed over the map, averaged over frames."""
     (qm, qs), (pm, ps) = q, p

@@ -206,9 +206,10 @@ class MotionStage(Stage):
         return [self.prior]
 
     def losses(self, classes: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """classes: cells, int64 [B,T,K]. Predicts `horizon` frames from every second frame that has them ahead.
+        """classes: cells, int64 [B,T,K]. Predicts `horizon` frames from every third frame that has them ahead.
 
-        generator: moves each clip by up to `shift` cells, as if the camera looked elsewhere.
+        generator: moves each clip by up to `shift` cells, as if the camera looked elsewhere, and lets half of the clips
+        begin with what another clip left in the GRU: online it has been running for longer than any clip.
         """
         prior, (b, t, k), horizon = self.prior, classes.shape, self.options.horizon
         pixels = kp.classes_to_pixels(classes, prior.size[1])
@@ -218,6 +219,12 @@ class MotionStage(Stage):
             classes = kp.to_classes(pixels, *prior.size)
             pixels = kp.classes_to_pixels(classes, prior.size[1])  # at the border where they would leave the grid
         track, momentum = pixels.new_zeros(b, k, 3), pixels.new_zeros(b, prior.gru.hidden_size)
+        if generator is not None:
+            with torch.no_grad():
+                for i in range(t):
+                    track, momentum = prior.advance(track, momentum, pixels[:, i].roll(1, dims=0))
+            kept = torch.rand(b, 1, generator=generator, device=pixels.device) < 0.5
+            track, momentum = torch.zeros_like(track), momentum * kept
         tracks, momenta, density = [], [], []
         every = max(1, (t - horizon) // 4)  # now and then is enough for the density: its 4096 cells cost time
         for i in range(t - horizon):
@@ -226,7 +233,7 @@ class MotionStage(Stage):
             track, momentum = prior.advance(track, momentum, pixels[:, i])
             tracks.append(track)
             momenta.append(momentum)
-        origins = range(self.options.observed - 1, t - horizon, 2)
+        origins = range(self.options.observed - 1, t - horizon, 3)
         track, momentum = torch.cat([tracks[i] for i in origins]), torch.cat([momenta[i] for i in origins])
         last = torch.cat([pixels[:, i] for i in origins])  # [origins*B, K, 2]
         values, error = {}, []
@@ -309,7 +316,12 @@ class DynamicsStage(Stage):
             values["free_running"] = losses.keypoint_cross_entropy(
                 ahead.flatten(0, 1), classes[:, observed:].flatten(0, 1)
             )
-            values["loss"] = values["loss"] + o.free_running_weight * values["free_running"]
+            values["cells_off"] = losses.mode_distance(ahead.flatten(0, 1), classes[:, observed:].flatten(0, 1), width)
+            values["loss"] = (
+                values["loss"]
+                + o.free_running_weight * values["free_running"]
+                + o.free_running_distance_weight * values["cells_off"]
+            )
         return values
 
     def free_run(self, state: tuple[Tensor, ...], steps: int) -> Tensor:

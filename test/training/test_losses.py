@@ -67,6 +67,18 @@ def test_anchor_distance_counts_visible_known_points_in_cells() -> None:
     assert losses.anchor_distance(xy, points, ~known & known, visible, (32, 32)).item() == 0.0
 
 
+def test_mode_distance_is_that_of_the_best_cell_and_pulls_it_towards_the_truth() -> None:
+    logits = torch.full((1, 2, 16 * 16), -20.0)
+    logits[0, 0, 5 * 16 + 4] = logits[0, 1, 8 * 16 + 8] = 0.0  # modes at (4, 5) and (8, 8)
+    logits[0, 0, 12 * 16 + 12] = -1.0  # a second peak far away does not count
+    truth = torch.tensor([[5 * 16 + 7, 8 * 16 + 8]])  # (7, 5): three cells to the right; and exact
+    logits.requires_grad_(True)
+    loss = losses.mode_distance(logits, truth, width=16)
+    assert loss.item() == pytest.approx(1.5, abs=0.01)
+    loss.backward()
+    assert logits.grad[0, 0, 5 * 16 + 5] < 0 < logits.grad[0, 0, 5 * 16 + 3]
+
+
 def test_separation_is_one_for_keypoints_that_move_alike_and_less_for_others() -> None:
     path = torch.rand(2, 6, 1, 2)
     offsets = torch.rand(2, 1, 3, 2)
