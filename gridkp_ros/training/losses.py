@@ -46,26 +46,37 @@ def anchor(logits: Tensor, points_px: Tensor, known: Tensor, visible: Tensor, si
     """
     height, width = size
     m = points_px.shape[1]
-    limit = torch.tensor([width - 1, height - 1], dtype=points_px.dtype, device=points_px.device)
-    xy = kp.from_pixels(torch.minimum(points_px.clamp(min=0), limit), height, width)
+    xy = kp.from_pixels(_within(points_px, size), height, width)
     # sigma 1.5 in the Gaussian maps' unit is 0.70 heatmap cells: sharp, yet its expectation keeps sub-cell positions.
     target = kp.gaussian_maps(xy, *logits.shape[-2:], sigma=1.5).flatten(-2)
     target = target / target.sum(dim=-1, keepdim=True)
     loss = -(target * logits[:, :m].flatten(-2).log_softmax(dim=-1)).sum(dim=-1)  # [N, M]
-    weight = known.to(loss.dtype) * torch.where(visible, 1.0, 0.25)
-    return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+    return _mean_of_known(loss, known, visible)
 
 
 def anchor_distance(xy: Tensor, points_px: Tensor, known: Tensor, visible: Tensor, size: tuple[int, int]) -> Tensor:
-    """Distance in cells of the first M of K keypoints from their named points, averaged over visible known ones.
+    """Distance in cells of the first M of K keypoints from their named points, averaged as by `anchor`.
 
     xy: [N,K,2] before the grid; the rest as for `anchor`. A blob's cross-entropy is blind to errors within a heatmap's
-    cell, which is four cells of the grid.
+    cell, which is four cells of the grid, and to where the expectation of a heatmap of two minds falls: a keypoint
+    whose instrument has left the image would wander.
     """
     m = points_px.shape[1]
-    counted = (known & visible).to(xy.dtype)
-    distance = (kp.to_pixels(xy[:, :m], *size) - points_px).square().sum(dim=-1).add(1e-2).sqrt()
-    return (distance * counted).sum() / counted.sum().clamp(min=1.0)
+    offset = kp.to_pixels(xy[:, :m], *size) - _within(points_px, size)
+    return _mean_of_known(offset.square().sum(dim=-1).add(1e-2).sqrt(), known, visible)
+
+
+def _within(points_px: Tensor, size: tuple[int, int]) -> Tensor:
+    """Points outside the image moved to its nearest border pixel."""
+    height, width = size
+    limit = torch.tensor([width - 1, height - 1], dtype=points_px.dtype, device=points_px.device)
+    return torch.minimum(points_px.clamp(min=0), limit)
+
+
+def _mean_of_known(loss: Tensor, known: Tensor, visible: Tensor) -> Tensor:
+    """Mean of losses [N,M] over known points; a hidden point counts a quarter."""
+    weight = known.to(loss.dtype) * torch.where(visible, 1.0, 0.25)
+    return (loss * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def separation(xy: Tensor, sigma: float = 0.02) -> Tensor:
