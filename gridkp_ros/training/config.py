@@ -140,6 +140,8 @@ class Stage2Config(OptimiserConfig):
     paper). One-step likelihood says little about a second ahead: instruments that mostly rest are predicted best,
     one step at a time, by staying put.
     free_running_distance_weight: weight of the distance, in cells, of those predictions from the truth.
+    warmup_frames: frames before those of the clip, up to which many are absorbed without gradients, a number drawn for
+    each clip (0: every clip begins from zeros, the paper). Online the state has seen more than a clip's frames.
     kl_direction: "posterior_prior" is KL(q || p) as the paper has it; the published code has it the other way round.
     """
 
@@ -150,6 +152,7 @@ class Stage2Config(OptimiserConfig):
     free_running_weight: float = Field(0.0, ge=0)
     free_running_distance_weight: float = Field(0.0, ge=0)
     free_running_steps: PositiveInt = 15
+    warmup_frames: int = Field(0, ge=0)
 
 
 class ModelConfig(Strict):

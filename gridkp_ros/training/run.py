@@ -328,14 +328,11 @@ def train(
             for training, found in ((True, cells), (False, held_cells))
         )
         run.part("motion", prior, MotionStage(prior, om, config.seed), *clips)
-    stage2 = DynamicsStage(model.dynamics, o2, config.seed)
-    run.part(
-        "stage2",
-        model.dynamics,
-        stage2,
-        CellClips(run.clips(o2, 2, True), cells),
-        CellClips(run.clips(o2, 2, False), held_cells),
+    length = o2.warmup_frames + config.data.clip_length
+    clips = (
+        CellClips(run.clips(o2, 2, training, length), found) for training, found in ((True, cells), (False, held_cells))
     )
+    run.part("stage2", model.dynamics, DynamicsStage(model.dynamics, o2, config.seed), *clips)
     if only == "stage2":
         return checkpoint
 

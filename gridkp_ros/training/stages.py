@@ -278,14 +278,15 @@ class DynamicsStage(Stage):
         ]
 
     def losses(self, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """classes: true cells, int64 [B,T,K]."""
+        """classes: true cells, int64 [B,warmup_frames+T,K]."""
         o, d = self.options, self.dynamics
-        b, t, _ = classes.shape
         height, width = d.config.height, d.config.width
+        h, c, *tracks = self.warm_up(classes[:, : o.warmup_frames], generator)
+        classes = classes[:, o.warmup_frames :]
+        b, t, _ = classes.shape
         maps = kp.binary_maps(classes.flatten(0, 1), height, width)  # [B*T, K, H, W]
         gates = d.encoded_gates(d.encode_maps(maps)).unflatten(0, (b, t))
         seen = d.posterior_maps(maps).unflatten(0, (b, t))
-        h, c, *tracks = d.initial_state(b, maps)
         momentum, momentum_states = self.momentum(tuple(tracks), kp.classes_to_pixels(classes, width))
         before, latents, q_mean, q_std = [], [], [], []
         observed = t - o.free_running_steps
@@ -323,6 +324,21 @@ class DynamicsStage(Stage):
                 + o.free_running_distance_weight * values["cells_off"]
             )
         return values
+
+    @torch.no_grad()
+    def warm_up(self, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The state after the last few of cells [B,W,K], how few is drawn for each clip: from none to all."""
+        d = self.dynamics
+        b, w, _ = classes.shape
+        state = d.initial_state(b, next(d.parameters()))
+        if not w:
+            return state
+        begins = torch.randint(0, w + 1, (b,), generator=generator, device=classes.device)
+        pixels = kp.classes_to_pixels(classes, d.config.width)
+        for i in range(w):
+            counts = (begins <= i).to(pixels.dtype)
+            state = tuple(x * counts.view(b, *[1] * (x.dim() - 1)) for x in observe(d, state, pixels[:, i]))
+        return state
 
     def free_run(self, state: tuple[Tensor, ...], steps: int) -> Tensor:
         """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], with gradients."""
@@ -380,18 +396,22 @@ class DynamicsStage(Stage):
 
     @torch.no_grad()
     def free_running(self, classes: Tensor) -> dict[str, Tensor]:
-        """Error in cells of the central future after half of the clip was observed, against staying put."""
-        d = self.dynamics
-        width = d.config.width
-        t, seen = classes.shape[1], classes.shape[1] // 2
-        predicted = rollout(d, classes[:, :seen], t - seen)
-        truth = kp.classes_to_pixels(classes, width)
-        error = (kp.classes_to_pixels(predicted, width) - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
-        put = (truth[:, seen - 1 : seen] - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
+        """Error in cells of the central future after half of the clip was observed, beside that of staying put.
+
+        With a motion prior, also that of the future it foretells alone: what the convLSTM adds is the difference.
+        """
+        d, warm = self.dynamics, self.options.warmup_frames
+        truth = kp.classes_to_pixels(classes, d.config.width)
+        seen = warm + (classes.shape[1] - warm) // 2
+        steps = classes.shape[1] - seen
+        futures = {"": rollout(d, classes[:, :seen], steps), "_stays_put": classes[:, seen - 1 : seen]}
+        if d.motion_prior is not None:
+            futures["_momentum"] = rollout(d, classes[:, :seen], steps, momentum_only=True)
         out = {}
-        for step in (2, 5, 10, 15):
-            if step <= t - seen:
-                out[f"cells_{step}"], out[f"cells_{step}_stays_put"] = error[step - 1], put[step - 1]
+        for name, predicted in futures.items():
+            offset = kp.classes_to_pixels(predicted, d.config.width) - truth[:, seen:]
+            error = offset.norm(dim=-1).mean(dim=(0, 2))
+            out |= {f"cells_{step}{name}": error[step - 1] for step in (2, 5, 10, 15) if step <= steps}
         return out
 
 
@@ -404,8 +424,11 @@ def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | 
     return (*d.step(h, c, d.encode_maps(maps), z), *d.advance_tracks(tuple(tracks), pixels))
 
 
-def rollout(d: Dynamics, observed: Tensor, steps: int) -> Tensor:
-    """Observe cells [B,T,K], then predict `steps` more with the prior's mean as latent: int64 [B,steps,K]."""
+def rollout(d: Dynamics, observed: Tensor, steps: int, momentum_only: bool = False) -> Tensor:
+    """Observe cells [B,T,K], then predict `steps` more with the prior's mean as latent: int64 [B,steps,K].
+
+    momentum_only: by the motion prior alone, without the decoder.
+    """
     state = d.initial_state(len(observed), next(d.parameters()))
     for i in range(observed.shape[1]):
         state = observe(d, state, kp.classes_to_pixels(observed[:, i], d.config.width))
@@ -413,7 +436,8 @@ def rollout(d: Dynamics, observed: Tensor, steps: int) -> Tensor:
     for _ in range(steps):
         h, _, *tracks = state
         z, _ = d.prior(h)
-        classes = (d.logits(h, z) + d.prior_logits(tuple(tracks))).argmax(dim=-1)
+        logits = d.prior_logits(tuple(tracks))
+        classes = (logits if momentum_only else logits + d.logits(h, z)).argmax(dim=-1)
         state = observe(d, state, kp.classes_to_pixels(classes, d.config.width), z)
         out.append(classes)
     return torch.stack(out, dim=1)

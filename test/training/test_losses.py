@@ -10,7 +10,7 @@ from gridkp_ros.nets import keypoints as kp  # noqa: E402
 from gridkp_ros.nets.gridkp import Dynamics, GridKeypointConfig  # noqa: E402
 from gridkp_ros.training import losses  # noqa: E402
 from gridkp_ros.training.config import Stage2Config  # noqa: E402
-from gridkp_ros.training.stages import DynamicsStage  # noqa: E402
+from gridkp_ros.training.stages import DynamicsStage, observe  # noqa: E402
 
 
 def test_reconstruction_is_half_the_squared_error_of_a_frame() -> None:
@@ -56,14 +56,14 @@ def test_anchor_ignores_unknown_points_and_falls_when_the_heatmap_is_right() -> 
     assert losses.anchor(wrong, points, ~known, known, size) == 0
 
 
-def test_anchor_distance_counts_visible_known_points_in_cells() -> None:
-    points = torch.tensor([[[3.0, 4.0], [10.0, 12.0]], [[0.0, 0.0], [31.0, 31.0]]])  # [N, M, 2]
-    off = points + torch.tensor([3.0, 4.0])  # by 5 cells; the other two of four keypoints do not count
-    xy = kp.from_pixels(torch.cat((off, points), dim=1), 32, 32)
+def test_anchor_distance_is_in_cells_and_counts_hidden_points_a_quarter() -> None:
+    points = torch.tensor([[[3.0, 4.0], [10.0, 12.0]], [[40.0, 5.0], [31.0, 31.0]]])  # [N, M, 2]; one is outside
+    off = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[-9.0 - 3.0, 4.0], [8.0, 8.0]]])  # 5 cells from the border, too
+    xy = kp.from_pixels(torch.cat((points + off, points), dim=1), 32, 32)  # the last two of four do not count
     known = torch.tensor([[True, True], [True, False]])
-    visible = torch.tensor([[True, False], [True, True]])
+    visible = torch.tensor([[True, True], [False, True]])
     loss = losses.anchor_distance(xy, points, known, visible, (32, 32))
-    assert loss.item() == pytest.approx(5.0, abs=0.01)
+    assert loss.item() == pytest.approx((5 + 0.1 + 5 / 4) / 2.25, abs=0.01)  # 0.1: the root is smoothed at zero
     assert losses.anchor_distance(xy, points, ~known & known, visible, (32, 32)).item() == 0.0
 
 
@@ -111,6 +111,23 @@ def test_stage_2_equals_the_plain_recursion_of_the_paper() -> None:
         h, c = d.step(h, c, d.encode_maps(maps), z)
     assert values["cross_entropy"].item() == pytest.approx(torch.stack(cross_entropy).mean().item(), rel=1e-4)
     assert values["kl"].item() == pytest.approx(torch.stack(kl).mean().item(), rel=1e-4)
+
+
+def test_a_clip_is_warmed_up_by_its_last_frames_before_it_begins() -> None:
+    torch.manual_seed(0)
+    stage = DynamicsStage(Dynamics(SMALL), Stage2Config(best_of=1, warmup_frames=4), seed=1)
+    classes = torch.randint(0, 32 * 32, (6, 9, 3))
+    state = stage.warm_up(classes[:, :4], torch.Generator().manual_seed(5))
+    seen = 4 - torch.randint(0, 5, (6,), generator=torch.Generator().manual_seed(5))
+    assert len(seen.unique()) > 2
+    with torch.no_grad():
+        for clip, frames in enumerate(seen.tolist()):
+            expected = stage.dynamics.initial_state(1, torch.zeros(1))
+            for pixels in kp.classes_to_pixels(classes[clip, 4 - frames : 4], 32):
+                expected = observe(stage.dynamics, expected, pixels.unsqueeze(0))
+            for got, wanted in zip(state, expected, strict=True):
+                torch.testing.assert_close(got[clip], wanted[0], atol=1e-5, rtol=1e-4)
+    assert set(stage.free_running(classes)) == {"cells_2", "cells_2_stays_put"}  # three frames are foretold
 
 
 def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:
