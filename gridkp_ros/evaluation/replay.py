@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 METRICS_SCHEMA = 1
 # Steps of 1/15 s, beside the farthest one, whose frames are drawn and scored: each costs as much as a forecast.
 FRAME_STEPS = (1, 2, 5, 10, 15)
+OUTPUT_NAMES = ("metrics.json", "film.mp4", "film_strip.png", "report.html")
 
 
 @dataclass
@@ -59,7 +61,7 @@ def replay(
     Args:
         source: the recording.
         predictor: a fresh one; its settings (region, seed, warm-up, ...) are those of the evaluation.
-        out_dir: made if needed; files of an earlier replay in it are replaced.
+        out_dir: made if needed; the files of an earlier evaluation in it are removed first.
         horizon_steps: farthest evaluated step of 1/15 s, whatever the model's period.
         num_samples: futures in each forecast.
         truth: true positions of the bundle's named points in pixels of the image as received (see `point_truth`).
@@ -70,7 +72,8 @@ def replay(
         What `metrics.json` holds.
 
     Raises:
-        EvaluationError: the predictor has already seen frames, or a setting is out of range.
+        EvaluationError: the predictor has already seen frames, a setting is out of range, or the recording is itself
+            one of the files that are to be removed.
         DataError: the recording cannot be read.
     """
     if predictor.epoch or predictor.frames_since_start:
@@ -78,11 +81,13 @@ def replay(
     if horizon_steps < 1 or num_samples < 1:
         raise EvaluationError(f"horizon_steps={horizon_steps}, num_samples={num_samples}: both must be 1 or more")
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    if source.path.resolve() in [(out_dir / name).resolve() for name in OUTPUT_NAMES]:
+        raise EvaluationError(f"{source.path} would be overwritten by its own evaluation: choose another folder")
+    clear_outputs(out_dir)
     counts, stamps_ns = _Counts(), []
     scorer: ForecastScorer | None = None
     story: Storyboard | None = None
-    with source:
+    with source, ExitStack() as stack:
         for frame in source:
             counts.read += 1
             stamps_ns.append(frame.stamp_ns)
@@ -108,11 +113,13 @@ def replay(
                     truth=truth,
                 )
             if pictures and story is None:
-                story = Storyboard(
-                    out_dir,
-                    period_s=predictor.manifest.period_s,
-                    horizon_steps=horizon_steps,
-                    view_rect=view_rect(predictor.place()),
+                story = stack.enter_context(
+                    Storyboard(
+                        out_dir,
+                        period_s=predictor.manifest.period_s,
+                        horizon_steps=horizon_steps,
+                        view_rect=view_rect(predictor.place()),
+                    )
                 )
             forecast, frames = None, {}
             if observation.ready:
@@ -123,6 +130,7 @@ def replay(
             _feed(scorer, observation, forecast, frames, cell_px)
             if story is not None:
                 story.add(_view(frame.image, observation, forecast, frames, horizon_steps))
+        files = story.close() if story is not None else None
     result = {
         "schema_version": METRICS_SCHEMA,
         "source": _describe_source(source, stamps_ns, predictor),
@@ -140,11 +148,17 @@ def replay(
         **scorer.result(),
     }
     write_metrics(out_dir, result)
-    if story is not None:
-        files = story.close()
+    if files is not None:
         title = f"Replay of {source.name}"
         write_report(out_dir, result, title=title, film=files.film, strip=files.strip, notes=files.notes)
     return result
+
+
+def clear_outputs(out_dir: Path) -> None:
+    """Make the folder and remove an earlier evaluation's files: what lies there afterwards is of one evaluation."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name in OUTPUT_NAMES:
+        (out_dir / name).unlink(missing_ok=True)
 
 
 def write_metrics(out_dir: Path, result: dict) -> Path:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -74,6 +75,8 @@ class Story:
 
 class Storyboard:
     """Takes views one by one and writes `film.mp4` and `film_strip.png` into a folder.
+
+    As a context manager it leaves no film open where an error comes before `close`: that film ends there.
 
     Args:
         out_dir: an existing folder.
@@ -143,6 +146,14 @@ class Storyboard:
             strip = self._out_dir / "film_strip.png"
             cv2.imwrite(str(strip), sheet[:, :, ::-1])
         return Story(self._writer.path if self._writer.frames else None, strip, tuple(notes))
+
+    def __enter__(self) -> Storyboard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
 
     @staticmethod
     def _ns(steps: int) -> int:

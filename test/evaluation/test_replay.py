@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gridkp_ros.data.sources import FrameSource, StampedFrame, open_source
+from gridkp_ros.data.sources import DataError, FrameSource, StampedFrame, open_source
 from gridkp_ros.data.video_out import VideoWriter
 from gridkp_ros.evaluation.episodes import EpisodeSource
 from gridkp_ros.evaluation.metrics import EvaluationError
@@ -166,6 +166,35 @@ def test_settings_and_predictors_that_do_not_fit_are_refused(tiny_bundle_path: P
         replay(made(), used, tmp_path)
     with pytest.raises(EvaluationError, match="horizon_steps=0"):
         replay(made(), predictor(tiny_bundle_path), tmp_path, horizon_steps=0)
+
+
+def test_nothing_of_an_earlier_replay_is_left(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    replay(made(duration_s=2.5), predictor(tiny_bundle_path), tmp_path)
+    replay(made(duration_s=0.5), predictor(tiny_bundle_path), tmp_path, pictures=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "mine.txt"]
+
+
+def test_a_recording_that_breaks_off_leaves_a_whole_film_and_no_metrics(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    class Breaking(Made):
+        def _frames(self):
+            yield from super()._frames()
+            raise DataError("cable pulled")
+
+    (tmp_path / "metrics.json").write_text("of an earlier replay")
+    source = Breaking([(t, spots(t, 128, 96)) for t in np.arange(0, 2, 1 / 15)])
+    with pytest.raises(DataError, match="cable pulled"):
+        replay(source, predictor(tiny_bundle_path), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
+    assert len(list(open_source(tmp_path / "film.mp4"))) > 10
+
+
+def test_a_recording_is_not_overwritten_by_its_own_film(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "film.mp4", 30) as writer:
+        writer.write(spots(0.0, 128, 96))
+    with pytest.raises(EvaluationError, match="choose another folder"):
+        replay(open_source(tmp_path / "film.mp4"), predictor(tiny_bundle_path), tmp_path)
+    assert (tmp_path / "film.mp4").exists()
 
 
 def test_a_recording_too_short_for_a_forecast_still_gets_its_report(tiny_bundle_path: Path, tmp_path: Path) -> None:
