@@ -21,7 +21,7 @@ def generate_launch_description() -> LaunchDescription:
     seed = ParameterValue(LaunchConfiguration("seed"), value_type=int)
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", default_value="models/dvrk_sim", description="as in predictor.launch.py"),
+            DeclareLaunchArgument("model", default_value="", description="as in predictor.launch.py"),
             DeclareLaunchArgument("seed", default_value="900001", description="of the simulated scene"),
             *(SetEnvironmentVariable(name, text) for name, text in dds_environment().items()),
             Node(

@@ -27,11 +27,12 @@ from gridkp_ros.node.resources import find_resource
 from gridkp_ros.node.transport import dds_environment
 
 ARGUMENTS = {
-    "model": ("models/dvrk_sim", "folder of a model bundle, or the name of one that ships with the package"),
+    "model": ("", "folder of a model bundle, or the name of one that ships with the package; empty: what params_file "
+              "says, or dvrk_sim"),
     "image": ("", "image topic, without /compressed; empty: what the rig preset says, or `image`"),
     "namespace": ("", "namespace of the node"),
     "transport": ("", "raw or compressed; empty: what the rig preset says, or raw"),
-    "use_sim_time": ("false", "take the time from /clock"),
+    "use_sim_time": ("", "true: take the time from /clock; empty: what params_file says, or false"),
     "params_file": ("", "YAML file with more parameters of predictor_node; it wins over the rig preset"),
     "rig": ("generic_camera", "preset under config/rigs: generic_camera, dvrk, dvrk_stereo_side_by_side"),
 }
@@ -41,11 +42,11 @@ def make_node(context: LaunchContext) -> list:
     """Return the node, and what takes it to the active state."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     preset = yaml.safe_load(find_resource(f"config/rigs/{value['rig']}.yaml").read_text()) or {}
-    parameters: list = [preset.get("parameters", {})]
-    if value["params_file"]:
-        parameters.append(value["params_file"])
-    given = {name: value[name] for name in ("model", "transport") if value[name]}
-    parameters.append({**given, "use_sim_time": value["use_sim_time"].lower() in ("true", "1", "yes")})
+    given: dict = {name: value[name] for name in ("model", "transport") if value[name]}
+    if value["use_sim_time"]:
+        given["use_sim_time"] = value["use_sim_time"].lower() in ("true", "1", "yes")
+    # The last one wins: an argument that was not given must not stand behind the file.
+    parameters = [p for p in (preset.get("parameters"), value["params_file"], given) if p]
     node = LifecycleNode(
         package="gridkp_ros",
         executable="predictor_node",

@@ -27,7 +27,7 @@ from gridkp_ros.node.transport import dds_environment
 
 ARGUMENTS = {
     "bag": (None, "rosbag2, video file or folder of images"),
-    "model": ("models/dvrk_sim", "as in predictor.launch.py"),
+    "model": ("", "as in predictor.launch.py"),
     "out": ("out/replay_eval", "folder for the recorded bag, metrics.json, report.html and film.mp4"),
     "topic": ("", "image topic in the bag; not needed if it has only one"),
     "rate": ("1.0", "factor on the recorded speed"),

@@ -54,3 +54,35 @@ def test_the_predictor_is_configured_for_every_rig(rig: str, monkeypatch: pytest
     assert isinstance(actions[0], LifecycleNode) and len(actions) == 4
     assert rig in module.ARGUMENTS["rig"][1]
     assert yaml.safe_load((ROOT / "config" / "rigs" / f"{rig}.yaml").read_text())["image"]
+
+
+def parameters_given(module: object, monkeypatch: pytest.MonkeyPatch, **arguments: str) -> list:
+    """Return the node's parameters, the last of which win, for launch arguments."""
+    from launch import LaunchContext
+    from launch_ros.actions import LifecycleNode
+
+    seen: list = []
+
+    class Watched(LifecycleNode):
+        def __init__(self, *, parameters: list, **others: object) -> None:
+            seen.extend(parameters)
+            super().__init__(parameters=parameters, **others)
+
+    monkeypatch.setattr(module, "LifecycleNode", Watched)
+    context = LaunchContext()
+    for name, (default, _) in module.ARGUMENTS.items():
+        context.launch_configurations[name] = arguments.get(name, default)
+    module.make_node(context)
+    return seen
+
+
+def test_a_parameter_file_wins_over_arguments_that_were_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load(ROOT / "launch" / "predictor.launch.py")
+    assert parameters_given(module, monkeypatch, params_file="mine.yaml") == ["mine.yaml"]
+    given = parameters_given(module, monkeypatch, params_file="mine.yaml", model="own", use_sim_time="true")
+    assert given[-1] == {"model": "own", "use_sim_time": True}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_no_launch_file_names_a_model_of_its_own(path: Path) -> None:
+    assert "models/dvrk_sim" not in path.read_text()
