@@ -21,7 +21,7 @@ from gridkp_ros.node.conversions import flat, image_message, time_message
 from gridkp_ros.node.playback import Playback, camera_qos
 from gridkp_ros.node.ros_logging import forward_logging
 from gridkp_ros.node.running import run_node
-from gridkp_ros.sim import POINT_NAMES, Episode, SimConfig, gl_available
+from gridkp_ros.sim import DEMO_SEED, POINT_NAMES, Episode, SimConfig, gl_available
 from gridkp_ros.sim.store import load_or_render, load_prerendered
 
 ARMS = ("PSM1", "PSM2")
@@ -64,7 +64,7 @@ class CameraSimNode(Node):
 
     def _declare(self) -> dict:
         declared = {
-            "rig": "davinci", "seed": 1000, "num_episodes": 1, "episode_s": 20.0, "rate_hz": 30.0, "width": 640,
+            "rig": "davinci", "seed": DEMO_SEED, "num_episodes": 1, "episode_s": 20.0, "rate_hz": 30.0, "width": 640,
             "height": 480, "stereo": True, "background": "random", "loop": True, "max_frames": 0,
             "wait_for_subscribers": 0, "publish_clock": False, "reliability": "reliable",
         }

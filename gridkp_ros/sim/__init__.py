@@ -14,9 +14,10 @@ from .episode import Episode, load_episode, save_episode
 from .kinematics import JOINT_NAMES
 from .motion import Grip, Motion, simulate_motion
 from .rendering import generate_episode, gl_available, render_episode
-from .store import default_cache_dir, load_or_render, load_prerendered
+from .store import DEMO_SEED, default_cache_dir, load_or_render, load_prerendered
 
 __all__ = [
+    "DEMO_SEED",
     "GESTURES",
     "JOINT_NAMES",
     "POINT_NAMES",

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 PRERENDERED_CONFIG = SimConfig(duration_s=8.0, background="tissue", noise=1.5, out_of_view_probability=0.0)
-PRERENDERED_SEED = 13
+# From here on lie the seeds that are shown; no configuration under config/train reaches so far, for a model's forecasts
+# of motion it was trained on say nothing.
+DEMO_SEED = 900_000
+PRERENDERED_SEED = DEMO_SEED + 13
 
 
 def default_cache_dir() -> Path:

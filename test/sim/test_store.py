@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from gridkp_ros.sim import (
+    DEMO_SEED,
     Episode,
     SimConfig,
     SimError,
@@ -116,6 +119,21 @@ def test_episode_checks_its_lengths():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SimError, match=r"nowhere\.npz is not a readable episode"):
         load_episode(tmp_path / "nowhere.npz")
+
+
+def test_what_is_shown_was_never_trained_on():
+    configs = sorted((Path(__file__).parents[2] / "config/train").glob("*.yaml"))
+    sources = [
+        source
+        for path in configs
+        for part in ("train", "validation")
+        for source in yaml.safe_load(path.read_text())["data"][part]
+        if source["kind"] == "simulator"
+    ]
+    assert sources
+    assert max(source["first_seed"] + source["episodes"] for source in sources) <= DEMO_SEED
+    assert store.PRERENDERED_SEED >= DEMO_SEED
+    assert load_prerendered().seed == store.PRERENDERED_SEED
 
 
 def test_the_clip_that_ships(monkeypatch, tmp_path):
