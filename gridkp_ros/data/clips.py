@@ -44,8 +44,12 @@ def nearest_at_period(stamps_ns: Sequence[int], period_s: float) -> np.ndarray:
 
 
 def split_at_gaps(stamps_ns: Sequence[int], max_gap_s: float) -> list[slice]:
-    """Return the stretches of a recording without a gap longer than `max_gap_s`, so that no clip spans one."""
-    gaps = np.flatnonzero(np.diff(np.asarray(stamps_ns, dtype=np.int64)) > max_gap_s * 1e9) + 1
+    """Return the stretches of a recording whose stamps neither leap by more than `max_gap_s` nor jump back.
+
+    So no clip spans either.
+    """
+    intervals = np.diff(np.asarray(stamps_ns, dtype=np.int64))
+    gaps = np.flatnonzero((intervals > max_gap_s * 1e9) | (intervals < 0)) + 1
     edges = [0, *gaps.tolist(), len(stamps_ns)]
     return [slice(a, b) for a, b in pairwise(edges) if b > a]
 

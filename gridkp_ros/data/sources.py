@@ -257,7 +257,7 @@ class BagSource(FrameSource):
 
         # The layout of both image messages has never changed, so the definitions a bag carries are not needed.
         stores = {True: get_typestore(Stores.ROS1_NOETIC), False: get_typestore(Stores.ROS2_HUMBLE)}
-        read = 0
+        read, first = 0, 0  # images read; number of a reader's first message in the whole recording
         with ExitStack() as stack:
             for reader in self._open_readers(stack):
                 is_ros1 = reader.path.suffix == ".bag"
@@ -265,7 +265,8 @@ class BagSource(FrameSource):
                 if not connections:
                     continue
                 deserialize = stores[is_ros1].deserialize_ros1 if is_ros1 else stores[is_ros1].deserialize_cdr
-                for index, (connection, received_ns, raw) in enumerate(self._messages(reader, connections)):
+                messages = self._messages(reader, connections)
+                for index, (connection, received_ns, raw) in enumerate(messages, start=first):
                     try:
                         message = deserialize(raw, connection.msgtype)
                         image = message_to_array(message)
@@ -285,6 +286,7 @@ class BagSource(FrameSource):
                         stamp_ns = self._stamp_ns(message, received_ns)
                     read += 1
                     yield StampedFrame(stamp_ns, image)
+                first += sum(c.msgcount for c in connections)
         if read == 0:
             raise DataError(f"{self.path}: topic {self.topic}: not one of its {self.length} images can be read")
 

@@ -41,6 +41,7 @@ def test_stamps_that_do_not_increase_are_refused() -> None:
 
 def test_no_clip_spans_a_gap() -> None:
     assert split_at_gaps([0, 10, 20, 2_000_000_000, 2_000_000_010], 0.5) == [slice(0, 3), slice(3, 5)]
+    assert split_at_gaps([0, 10, 20, 5, 15], 0.5) == [slice(0, 3), slice(3, 5)]
 
 
 def test_an_item_depends_on_seed_and_index_alone() -> None:

@@ -230,6 +230,14 @@ def test_single_bag_files_and_folders_without_metadata(tmp_path: Path) -> None:
     assert len(list(open_source(bag))) == len(list(open_source(file))) == 4
 
 
+def test_a_given_rate_counts_on_over_the_files_of_a_bag(tmp_path: Path) -> None:
+    for name in ("rec_0", "rec_1"):
+        bag = write_bag(tmp_path / name, {"/cam": [image_message(picture(i), 10**9 + i) for i in range(3)]})
+        (file,) = bag.glob("*.mcap")
+        file.rename(tmp_path / f"{name}.mcap")
+    assert [f.stamp_ns for f in open_source(tmp_path, rate_hz=10)] == [i * 10**8 for i in range(6)]
+
+
 def test_bag_of_compressed_images(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", {"/cam/image_raw/compressed": [jpeg_message(picture(5), 7)]})
     (frame,) = open_source(bag)
