@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -52,15 +51,11 @@ class CameraSimNode(Node):
         self._jaw_pubs = [self.create_publisher(JointState, f"/{arm}/jaw/measured_js", 10) for arm in ARMS]
         self._joint_pubs = [self.create_publisher(JointState, f"/{arm}/measured_js", 10) for arm in ARMS]
         self._truth_pub = self.create_publisher(GridKeypoints, "~/truth", 10)
-        self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._max_frames = text["max_frames"]
         self._loop = text["loop"] or self._max_frames > 0
         self._wanted_subscribers = text["wait_for_subscribers"]
-        self._playback = Playback(self, publish_clock=text["publish_clock"], first_stamp_ns=1_000_000_000)
+        self._playback = Playback(self, self._rig, publish_clock=text["publish_clock"], first_stamp_ns=1_000_000_000)
         self._playback.start(self._moments(), self._publish, ready=self._is_awaited)
-        self._said_finished = False
-        self.create_timer(0.2, self._on_timer)
-        self._ticks = 0
 
     def _declare(self) -> dict:
         declared = {
@@ -122,25 +117,6 @@ class CameraSimNode(Node):
             positions = [float(v) for v in episode.joints[index, arm, : len(JOINT_NAMES)]]
             self._joint_pubs[arm].publish(JointState(header=header, name=list(JOINT_NAMES), position=positions))
         self._truth_pub.publish(_truth(episode, index, header))
-
-    def _on_timer(self) -> None:
-        """Publish diagnostics once a second, and at once when the last frame is out."""
-        self._ticks += 1
-        finished = self._playback.finished.is_set()
-        if finished and not self._said_finished:
-            self.get_logger().info(f"finished after {self._playback.published} frames")
-        elif self._ticks % 5:
-            return
-        self._said_finished = finished
-        status = DiagnosticStatus(name=f"{self.get_name()}: camera", hardware_id=self._rig, level=b"\x00")
-        status.message = "finished" if finished else "playing" if self._playback.published else "waiting"
-        status.values = [
-            KeyValue(key="published", value=str(self._playback.published)),
-            KeyValue(key="finished", value=str(finished).lower()),
-        ]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics_pub.publish(message)
 
     def close(self) -> None:
         """Stop playing."""

@@ -206,12 +206,12 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
             processes.append(camera)
 
             def finished() -> bool:
-                published = watcher.value("camera_sim_node: camera", "published") or "0"
+                published = watcher.value("/camera_sim_node: camera", "published") or "0"
                 absorbed = watcher.value("predictor_node: forecast", "absorbed") or "0"
                 forecasts = watcher.value("predictor_node: forecast", "forecasts") or "0"
                 text = f"streaming: {absorbed} absorbed, {forecasts} forecasts; frames"
                 progress.update(task, description=text, completed=int(published), total=frames)
-                return watcher.value("camera_sim_node: camera", "finished") == "true"
+                return watcher.value("/camera_sim_node: camera", "finished") == "true"
 
             _wait(watcher, finished, processes, _START_TIMEOUT_S + 2 * duration_s, "the camera did not finish")
             # One more round of diagnostics, for the counts after the last frame.

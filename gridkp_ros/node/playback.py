@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
 from gridkp_ros.node.conversions import time_message
+from gridkp_ros.node.running import Finished
 
 Frame = TypeVar("Frame")
 _LATE_S = 0.5
@@ -27,14 +29,33 @@ class Playback:
     """Publishes frames on a thread of its own, each when its time has come, until they end or `stop` is called.
 
     Without a clock topic frames are stamped with the time they are due by the node's clock, with it by their own times
-    (shifted by first_stamp_ns), which `/clock` then carries.
+    (shifted by first_stamp_ns), which `/clock` then carries. `/diagnostics` say how it goes; a playback that fails ends
+    the process with status 1.
     """
 
-    def __init__(self, node: Node, *, rate: float = 1.0, publish_clock: bool = False, first_stamp_ns: int = 0) -> None:
-        """Prepare to play at rate times the recorded speed."""
+    def __init__(
+        self,
+        node: Node,
+        source: str,
+        *,
+        rate: float = 1.0,
+        publish_clock: bool = False,
+        first_stamp_ns: int = 0,
+        exit_when_finished: bool = False,
+        counts: Callable[[], dict[str, int]] = dict,
+    ) -> None:
+        """Prepare to play at rate times the recorded speed.
+
+        source: what is played, for the diagnostics; counts: more numbers for them, asked for each time.
+        """
         self.published = 0
-        self.finished = threading.Event()
-        self._node, self._rate, self._first_stamp_ns = node, rate, first_stamp_ns
+        self._ended = threading.Event()
+        self._failure: Exception | None = None
+        self._node, self._source, self._counts = node, source, counts
+        self._rate, self._first_stamp_ns, self._exit_when_finished = rate, first_stamp_ns, exit_when_finished
+        self._diagnostics_pub = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._said_ended, self._ticks = False, 0
+        node.create_timer(0.2, self._on_timer)
         self._clock_pub = node.create_publisher(Clock, "/clock", 10) if publish_clock else None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -63,10 +84,11 @@ class Playback:
             if self._stop.wait(_MATCH_S):
                 return
             self._play(frames, publish)
-        except Exception as error:  # of the recording or the renderer: said here, where the thread would die unheard
-            self._node.get_logger().error(f"playing stops after {self.published} frames: {error}")
+        except Exception as error:  # of the recording or the renderer: the executor's thread says it, and ends
+            if self._node.context.ok():  # else interrupted: the publishers went away in the middle of a frame
+                self._failure = error
         finally:
-            self.finished.set()
+            self._ended.set()
 
     def _play(self, frames: Iterable[tuple[int, Frame]], publish: Callable[[int, Frame], None]) -> None:
         start_s, start_ns, first_ns = 0.0, 0, 0
@@ -88,3 +110,34 @@ class Playback:
                 self._clock_pub.publish(Clock(clock=time_message(stamp_ns)))
             publish(stamp_ns, frame)
             self.published += 1
+
+    def _on_timer(self) -> None:
+        """Publish diagnostics once a second, and at once when the last frame is out."""
+        self._ticks += 1
+        ended = self._ended.is_set()
+        if ended and not self._said_ended:
+            self._log_end()
+        elif self._ticks % 5:
+            return
+        failed = ended and self._failure is not None
+        finished = ended and not failed
+        status = DiagnosticStatus(name=f"{self._node.get_fully_qualified_name()}: camera", hardware_id=self._source)
+        status.level = DiagnosticStatus.ERROR if failed else DiagnosticStatus.OK
+        state = "finished" if finished else "playing" if self.published else "waiting"
+        status.message = f"failed: {self._failure}" if failed else state
+        values = {"published": self.published, **self._counts(), "finished": finished, "failed": failed}
+        status.values = [KeyValue(key=name, value=str(value).lower()) for name, value in values.items()]
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._diagnostics_pub.publish(message)
+        if self._said_ended and (failed or self._exit_when_finished):
+            raise Finished(1 if failed else 0)
+        self._said_ended = ended
+
+    def _log_end(self) -> None:
+        counts = "".join(f", {count} {name}" for name, count in self._counts().items())
+        log = self._node.get_logger()
+        if self._failure is None:
+            log.info(f"finished after {self.published} frames{counts}")
+        else:
+            log.error(f"playing stops after {self.published} frames{counts}: {self._failure}")

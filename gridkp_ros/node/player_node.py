@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -18,7 +17,7 @@ from gridkp_ros.data.sources import DataError, FrameSource, open_source
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.node.playback import Playback, camera_qos
 from gridkp_ros.node.ros_logging import forward_logging
-from gridkp_ros.node.running import Finished, run_node
+from gridkp_ros.node.running import run_node
 
 _AHEAD_FRAMES = 8
 _SECOND_NS = 1_000_000_000
@@ -28,7 +27,7 @@ class PlayerNode(Node):
     """Publishes the frames of `path` on `image`, at their recorded times divided by `rate`.
 
     With `publish_clock` the stamps are the recorded ones and `/clock` goes with them (other nodes: use_sim_time);
-    without it they are the time of publication. A loop goes on with increasing stamps.
+    without it they are the time each frame is due. A loop goes on with increasing stamps.
     """
 
     def __init__(self) -> None:
@@ -48,14 +47,15 @@ class PlayerNode(Node):
             self._options["path"], self._options["topic"] or None, self._options["frame_rate_hz"] or None
         )
         self._image_pub = self.create_publisher(Image, "image", camera_qos(self._options["reliability"]))
-        self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._playback = Playback(self, rate=self._options["rate"], publish_clock=self._options["publish_clock"])
+        self._playback = Playback(
+            self, self._source.name, rate=self._options["rate"], publish_clock=self._options["publish_clock"],
+            exit_when_finished=self._options["exit_when_finished"],
+            counts=lambda: {"unreadable": self._source.unreadable},
+        )
         wanted = self._options["wait_for_subscribers"]
         self._playback.start(
             self._frames(), self._publish, ready=lambda: self._image_pub.get_subscription_count() >= wanted
         )
-        self._said_finished, self._ticks = False, 0
-        self.create_timer(0.2, self._on_timer)
         self.get_logger().info(f"playing {self._source.name} on {self._image_pub.topic_name}")
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -78,29 +78,6 @@ class PlayerNode(Node):
     def _publish(self, stamp_ns: int, image: np.ndarray) -> None:
         header = Header(stamp=time_message(stamp_ns), frame_id=self._options["frame_id"])
         self._image_pub.publish(image_message(image, header, "rgb8" if image.ndim == 3 else "mono8"))
-
-    def _on_timer(self) -> None:
-        self._ticks += 1
-        finished = self._playback.finished.is_set()
-        if finished and not self._said_finished:
-            self.get_logger().info(
-                f"finished after {self._playback.published} frames ({self._source.unreadable} unreadable)"
-            )
-        elif self._ticks % 5:
-            return
-        status = DiagnosticStatus(name=f"{self.get_name()}: camera", hardware_id=self._source.name, level=b"\x00")
-        status.message = "finished" if finished else "playing" if self._playback.published else "waiting"
-        status.values = [
-            KeyValue(key="published", value=str(self._playback.published)),
-            KeyValue(key="unreadable", value=str(self._source.unreadable)),
-            KeyValue(key="finished", value=str(finished).lower()),
-        ]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics_pub.publish(message)
-        if self._said_finished and self._options["exit_when_finished"]:
-            raise Finished
-        self._said_finished = finished
 
     def close(self) -> None:
         """Stop playing."""

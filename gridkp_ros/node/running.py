@@ -12,7 +12,11 @@ from rclpy.node import Node
 
 
 class Finished(Exception):
-    """Raised in a node's callback to end the process, its work done."""
+    """Raised in a node's callback to end the process, its work done (status 0) or known to be impossible (1)."""
+
+    def __init__(self, status: int = 0) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 def run_node(
@@ -48,7 +52,9 @@ def run_node(
             executor.spin()
         else:
             status = 1
-    except (KeyboardInterrupt, ExternalShutdownException, Finished):
+    except Finished as finished:
+        status = finished.status
+    except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         # A second Ctrl-C (a launch process passes on the terminal's) must not break off the closing.

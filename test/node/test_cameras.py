@@ -16,6 +16,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: node tests need rclpy")
 pytest.importorskip("gridkp_ros.msg", reason="the messages are not built: run them by `make test`")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 from rosgraph_msgs.msg import Clock
@@ -25,6 +26,8 @@ from gridkp_ros.data.video_out import VideoWriter
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.msg import GridKeypoints
 from gridkp_ros.node.conversions import stamp_ns
+from gridkp_ros.node.playback import Playback
+from gridkp_ros.node.running import Finished
 
 NS = 1_000_000_000
 
@@ -136,6 +139,34 @@ def test_the_player_refuses_what_it_cannot_play(listener: Listener, tmp_path: Pa
     listener.run("player_node", log, path=tmp_path / "none.mp4")
     assert listener.process.wait(30) == 1
     assert "no such file or folder" in log.read_text()
+
+
+def test_a_playback_that_fails_says_so_and_ends_with_an_error(listener: Listener) -> None:
+    said = listener.listen(DiagnosticArray, "/diagnostics")
+
+    def frames() -> Iterator[tuple[int, None]]:
+        yield 0, None
+        raise OSError("frame 1 cannot be read")
+
+    playback = Playback(listener.node, "broken.mp4", counts=lambda: {"unreadable": 4})
+    playback.start(frames(), lambda *_: None, ready=lambda: True)
+    with pytest.raises(Finished) as ended:
+        listener.spin_until(lambda: False)
+    assert ended.value.status == 1
+    status = said[-1].status[0]
+    assert (status.name, status.level) == ("/listener: camera", DiagnosticStatus.ERROR)
+    assert status.message == "failed: frame 1 cannot be read"
+    values = {v.key: v.value for v in status.values}
+    assert values == {"published": "1", "unreadable": "4", "finished": "false", "failed": "true"}
+
+
+def test_the_player_says_that_it_has_finished_and_ends_when_asked(listener: Listener, tmp_path: Path) -> None:
+    said = listener.listen(DiagnosticArray, "/diagnostics")
+    video = write_video(tmp_path / "video.mp4", frames=5)
+    listener.run("player_node", tmp_path / "log", path=video, exit_when_finished=True)
+    listener.spin_until(lambda: listener.process.poll() is not None)
+    assert listener.process.returncode == 0
+    assert {v.key: v.value for v in said[-1].status[0].values}["finished"] == "true"
 
 
 @pytest.mark.slow
