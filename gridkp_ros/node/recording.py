@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.rosbag2 import Reader, Writer
+from rosbags.rosbag2 import Reader, ReaderError, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -37,6 +37,7 @@ _KEYPOINTS, _FORECAST, _FRAMES, _INFO = (
 )
 _DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
+_GROUND_TRUTH = "ground truth"  # the model_id under which camera_sim_node publishes it, on whatever topic
 
 
 class RecordingError(ValueError):
@@ -109,31 +110,44 @@ class Recording:
 
 
 def read_recording(bag: Path, image_topic: str | None = None) -> Recording:
-    """Read all messages but the images. Raises EvaluationError if the bag lacks what an evaluation needs."""
-    store = make_typestore()
-    with Reader(bag) as reader:
-        images = {c.topic: c.msgcount for c in reader.connections if c.msgtype == _COMPRESSED}
-        if image_topic is None and len(images) == 1:
-            image_topic = next(iter(images))
-        if image_topic not in images:
-            raise EvaluationError(f"{bag}: images are expected on one topic, {image_topic or 'named'}; it has {images}")
-        recording = Recording(image_topic, images[image_topic], None)
-        others = [c for c in reader.connections if c.msgtype.startswith("gridkp_ros/") or c.msgtype == _DIAGNOSTICS]
-        for connection, arrival_ns, data in reader.messages(connections=others):
-            message = store.deserialize_cdr(data, connection.msgtype)
-            _sort_in(recording, connection.topic, connection.msgtype, message, arrival_ns)
+    """Read all messages but the images.
+
+    Raises EvaluationError if the bag cannot be read, or lacks what an evaluation needs.
+    """
+    try:
+        with Reader(bag) as reader:
+            recording = _read(reader, bag, image_topic)
+    except (ReaderError, OSError) as error:
+        raise EvaluationError(f"{bag} cannot be read: {error}") from error
     if recording.info is None or not recording.keypoints:
         raise EvaluationError(f"{bag}: no keypoints of a predictor were recorded: did it run, and did it see images?")
     return recording
 
 
-def _sort_in(recording: Recording, topic: str, msgtype: str, message: Any, arrival_ns: int) -> None:
+def _read(reader: Reader, bag: Path, image_topic: str | None) -> Recording:
+    store = make_typestore()
+    images = {c.topic: c.msgcount for c in reader.connections if c.msgtype == _COMPRESSED}
+    if not images:
+        raise EvaluationError(f"{bag}: no images were recorded: did the camera run, and on the recorder's image topic?")
+    if image_topic is None and len(images) == 1:
+        image_topic = next(iter(images))
+    if image_topic not in images:
+        raise EvaluationError(f"{bag}: images are expected on one topic, {image_topic or 'named'}; it has {images}")
+    recording = Recording(image_topic, images[image_topic], None)
+    others = [c for c in reader.connections if c.msgtype.startswith("gridkp_ros/") or c.msgtype == _DIAGNOSTICS]
+    for connection, arrival_ns, data in reader.messages(connections=others):
+        message = store.deserialize_cdr(data, connection.msgtype)
+        _sort_in(recording, connection.msgtype, message, arrival_ns)
+    return recording
+
+
+def _sort_in(recording: Recording, msgtype: str, message: Any, arrival_ns: int) -> None:
     if msgtype == _DIAGNOSTICS:
         for status in message.status:
             recording.status[status.name] = {v.key: v.value for v in status.values}
     elif msgtype == _INFO:
         recording.info = message
-    elif msgtype == _KEYPOINTS and topic.endswith("/truth"):
+    elif msgtype == _KEYPOINTS and message.model_id == _GROUND_TRUTH:
         recording.truth[_ns(message.header.stamp)] = message
     elif msgtype == _KEYPOINTS:
         recording.keypoints[_ns(message.header.stamp)] = message

@@ -56,9 +56,9 @@ def record(path: Path, model: Path) -> None:
         write(bag, "/p/keypoints", keypoints_message(seen, header, "m"), stamp(index))
         truth = GridKeypoints(
             header=header, point_names=["right", "left"], confidence=flat(np.ones(2)),
-            named_points=flat(seen.named_points[::-1] + 1.0),
+            named_points=flat(seen.named_points[::-1] + 1.0), model_id="ground truth",
         )
-        write(bag, "/camera_sim_node/truth", truth, stamp(index))
+        write(bag, "/scene/where_the_tips_are", truth, stamp(index))
         if seen.ready:
             forecast = predictor.forecast(16)
             write(bag, "/p/forecast", forecast_message(forecast, header), stamp(index) + 20_000_000)
@@ -121,3 +121,13 @@ def test_a_bag_without_a_predictor_is_refused(tmp_path: Path) -> None:
     bag.close()
     with pytest.raises(EvaluationError, match="no keypoints of a predictor"):
         read_recording(tmp_path / "bag")
+    BagWriter(tmp_path / "empty").close()
+    with pytest.raises(EvaluationError, match="no images were recorded"):
+        read_recording(tmp_path / "empty")
+
+
+def test_a_bag_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    for path in (tmp_path / "bag", tmp_path / "none"):
+        with pytest.raises(EvaluationError, match=f"{path} cannot be read"):
+            read_recording(path)
