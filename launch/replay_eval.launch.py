@@ -18,9 +18,11 @@ from launch.actions import (
     Shutdown,
 )
 from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.event_handlers import OnStateTransition
 
 from gridkp_ros.node.resources import find_resource
 from gridkp_ros.node.transport import dds_environment
@@ -30,7 +32,6 @@ ARGUMENTS = {
     "model": ("", "as in predictor.launch.py"),
     "out": ("out/replay_eval", "folder for the recorded bag, metrics.json, report.html and film.mp4"),
     "topic": ("", "image topic in the bag; not needed if it has only one"),
-    "rate": ("1.0", "factor on the recorded speed"),
     "params_file": (str(find_resource("config/replay_eval.yaml")), "parameters of predictor_node"),
 }
 
@@ -43,7 +44,7 @@ def make_nodes(context: LaunchContext) -> list:
     player = Node(
         package="gridkp_ros", executable="player_node", name="player_node", output="screen",
         parameters=[{"path": str(Path(value["bag"]).resolve()), "topic": value["topic"],
-                     "rate": float(value["rate"]), "wait_for_subscribers": 2}],
+                     "wait_for_subscribers": 2}],
     )
     evaluation = Node(
         package="gridkp_ros", executable="replay_eval_node", name="replay_eval_node", output="screen",
@@ -53,10 +54,19 @@ def make_nodes(context: LaunchContext) -> list:
         PythonLaunchDescriptionSource(str(find_resource("launch/predictor.launch.py"))),
         launch_arguments={"model": value["model"], "params_file": value["params_file"]}.items(),
     )
-    done = RegisterEventHandler(
-        OnProcessExit(target_action=evaluation, on_exit=[Shutdown(reason="the evaluation is written")])
+    # The evaluation ends when it is written. Player and predictor end only if they fail, and it would wait for ever.
+    ended = RegisterEventHandler(OnProcessExit(on_exit=_shut_down_once))
+    refused = RegisterEventHandler(
+        OnStateTransition(
+            goal_state="unconfigured",
+            entities=[Shutdown(reason="predictor_node refused to configure; its log says why")],
+        )
     )
-    return [predictor, evaluation, player, done]
+    return [ended, refused, predictor, evaluation, player]
+
+
+def _shut_down_once(event: ProcessExited, context: LaunchContext) -> Shutdown | None:
+    return None if context.is_shutdown else Shutdown(reason=f"{event.process_name} has ended")
 
 
 def generate_launch_description() -> LaunchDescription:

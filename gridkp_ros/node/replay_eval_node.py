@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import parameter_value_to_python
+from rclpy.task import Future
 
 from gridkp_ros.evaluation.metrics import EvaluationError
 from gridkp_ros.geometry import Region
@@ -20,21 +24,36 @@ _SETTLE_S = 2.0
 
 
 class ReplayEvalNode(RecorderNode):
-    """A recorder that ends by itself some time after a camera says in /diagnostics that it has finished."""
+    """A recorder that ends by itself some time after a camera says in /diagnostics that it has finished or failed."""
 
-    def __init__(self) -> None:
-        super().__init__("replay_eval_node")
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("replay_eval_node", **kwargs)
         self.out = Path(self.declare_parameter("out", "out/replay_eval").value)
-        numbers = self.declare_parameter("region_of_interest", [0, 0, 0, 0]).value
-        self.region = Region(*numbers) if any(numbers[2:]) else None
-        self.half = self.declare_parameter("stereo_half", "").value
+        self.camera_failure = ""
+        # Region of interest and stereo half as the predictor has them: what is scored must be what it saw.
+        self.view: tuple[Region | None, str] | None = None
         self._settling = None
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._parameters = self.create_client(GetParameters, f"{self.predictor}/get_parameters")
+        self._asking = self.create_timer(0.2, self._ask)
+
+    def _ask(self) -> None:
+        if self._parameters.service_is_ready():
+            self._asking.cancel()
+            request = GetParameters.Request(names=["region_of_interest", "stereo_half"])
+            self._parameters.call_async(request).add_done_callback(self._on_view)
+
+    def _on_view(self, answer: Future) -> None:
+        numbers, half = (parameter_value_to_python(value) for value in answer.result().values)
+        self.view = (Region(*numbers) if any(numbers[2:]) else None, half)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            done = any(v.key == "finished" and v.value == "true" for v in status.values)
-            if done and self._settling is None:
+            values = {v.key: v.value for v in status.values}
+            if values.get("failed") == "true":
+                self.camera_failure = f"{status.name} {status.message}"
+                raise Finished
+            if values.get("finished") == "true" and self._settling is None:
                 self._settling = self.create_timer(_SETTLE_S, self._on_settled)
 
     def _on_settled(self) -> None:
@@ -42,14 +61,19 @@ class ReplayEvalNode(RecorderNode):
 
 
 def _close(node: ReplayEvalNode) -> int:
-    """Finish the bag and evaluate it; the exit status is 1 if it cannot be evaluated."""
+    """Finish the bag and evaluate it; the exit status is 1 if that cannot be done."""
     node.close()
+    if node.failure is not None:
+        return 1
     try:
+        if node.camera_failure:
+            raise EvaluationError(f"{node.camera_failure}; nothing is scored")
+        if node.view is None:
+            raise EvaluationError(f"{node.predictor} did not say which part of the image it sees: is it running?")
         recording = read_recording(node.path)
         title = f"Live evaluation of {recording.info.model_id}"
-        result = evaluate_recording(
-            node.path, node.out, title=title, region=node.region, half=node.half, recording=recording
-        )
+        region, half = node.view
+        result = evaluate_recording(node.path, node.out, title=title, region=region, half=half, recording=recording)
     except EvaluationError as error:
         node.get_logger().error(str(error))
         return 1

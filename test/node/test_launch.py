@@ -86,3 +86,29 @@ def test_a_parameter_file_wins_over_arguments_that_were_not_given(monkeypatch: p
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_no_launch_file_names_a_model_of_its_own(path: Path) -> None:
     assert "models/dvrk_sim" not in path.read_text()
+
+
+def test_an_evaluation_ends_when_any_process_does_or_the_predictor_refuses() -> None:
+    module = load(ROOT / "launch" / "replay_eval.launch.py")
+    from launch import LaunchContext
+    from launch.actions import RegisterEventHandler, Shutdown
+    from launch.events.process import ProcessExited
+    from launch_ros.events.lifecycle import StateTransition
+    from lifecycle_msgs.msg import TransitionEvent
+
+    context = LaunchContext()
+    for name, (default, _) in module.ARGUMENTS.items():
+        context.launch_configurations[name] = default or "recording"
+    actions = module.make_nodes(context)
+    handlers = [a.event_handler for a in actions if isinstance(a, RegisterEventHandler)]
+    died = ProcessExited(
+        returncode=1, action=actions[-1], name="player_node-3", cmd=[], cwd=None, env=None, pid=1
+    )
+    refused = TransitionEvent()
+    refused.start_state.label, refused.goal_state.label = "configuring", "unconfigured"
+    for event in (died, StateTransition(action=actions[-1], msg=refused)):
+        (handler,) = [h for h in handlers if h.matches(event)]
+        answer = handler.handle(event, context)
+        assert isinstance(answer[0] if isinstance(answer, list) else answer, Shutdown)
+    context._set_is_shutdown(True)
+    assert handlers[0].handle(died, context) is None  # what was told to end ends, one after the other
