@@ -249,7 +249,7 @@ class BagSource(FrameSource):
             for reader in readers:
                 stack.enter_context(reader)
         except Exception as error:  # storage plug-ins raise their own classes: sqlite3, struct, zstd, ReaderError
-            raise DataError(f"{self.path}: this bag cannot be opened: {error or type(error).__name__}") from error
+            raise DataError(f"{self.path}: this bag cannot be opened: {str(error) or type(error).__name__}") from error
         return readers
 
     def _frames(self) -> Iterator[StampedFrame]:
@@ -288,27 +288,34 @@ class BagSource(FrameSource):
                     yield StampedFrame(stamp_ns, image)
                 first += sum(c.msgcount for c in connections)
         if read == 0:
-            raise DataError(f"{self.path}: topic {self.topic}: not one of its {self.length} images can be read")
+            found = f"not one of its {self.length} images can be read"
+            raise DataError(f"{self.path}: topic {self.topic}: {'; '.join([found, *self.notes])}")
 
     def _messages(self, reader: Any, connections: list[Any]) -> Iterator[tuple[Any, int, bytes]]:
-        count = 0
+        """Yield a reader's messages. Where damage ends them early, those still declared are counted as unreadable."""
+        count, reason = 0, "the file ends there"
         try:
             for item in reader.messages(connections=connections):
                 yield item
                 count += 1
-        except Exception as error:
-            raise DataError(
-                f"{self.path}: the bag is damaged after {count} messages of {self.topic}: "
-                f"{error or type(error).__name__}"
-            ) from error
+        except Exception as error:  # as when a bag is opened
+            reason = str(error) or type(error).__name__
+        lost = sum(c.msgcount for c in connections) - count
+        if lost > 0:
+            self.unreadable += lost
+            self._note(
+                f"{reader.path.name} is damaged after {count} messages of {self.topic}: "
+                f"the other {lost} cannot be read ({reason})"
+            )
 
     def _stamp_ns(self, message: Any, received_ns: int) -> int:
         stamp = message.header.stamp
         stamp_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
         if stamp_ns:
             return stamp_ns
-        if not self.notes:
-            self._note(f"headers of {self.topic} carry no stamp: the time of reception is used instead")
+        sentence = f"headers of {self.topic} carry no stamp: the time of reception is used instead"
+        if sentence not in self.notes:
+            self._note(sentence)
         return int(received_ns)
 
 

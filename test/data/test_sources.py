@@ -292,6 +292,46 @@ def test_a_damaged_bag_is_refused_in_words(tmp_path: Path) -> None:
         open_source(bag)
 
 
+def write_damaged_bag(path: Path) -> Path:
+    """Write 12 images, of which the file can still be opened but the last ones not be read."""
+    messages = [image_message(picture(i, 320, 240), 10**9 + i) for i in range(12)]
+    (file,) = write_bag(path, {"/cam": messages}, StoragePlugin.SQLITE3).glob("*.db3")
+    data = bytearray(file.read_bytes())
+    middle = len(data) * 6 // 10
+    data[middle : middle + 50_000] = bytes(50_000)
+    file.write_bytes(data)
+    return file
+
+
+def test_a_bag_is_read_up_to_its_damage_and_the_rest_is_counted(tmp_path: Path) -> None:
+    write_damaged_bag(tmp_path / "bag")
+    source = open_source(tmp_path / "bag")
+    read = len(list(source))
+    assert 5 < read < 9 and read + source.unreadable == 12
+    (note,) = source.notes
+    assert f"bag is damaged after {read} messages of /cam: the other {12 - read} cannot be read (" in note
+
+
+def test_frames_after_a_damaged_file_keep_their_times(tmp_path: Path) -> None:
+    write_damaged_bag(tmp_path / "a").rename(tmp_path / "rec_0.db3")
+    write_damaged_bag(tmp_path / "b").rename(tmp_path / "rec_1.db3")
+    source = open_source(tmp_path, rate_hz=10)
+    stamps = [f.stamp_ns for f in source]
+    assert len(stamps) + source.unreadable == 24
+    half = [i * 10**8 for i in range(len(stamps) // 2)]
+    assert stamps == half + [12 * 10**8 + stamp for stamp in half]
+
+
+def test_messages_that_end_without_an_error_are_missed(tmp_path: Path) -> None:
+    messages = [image_message(picture(i % 20), 10**9 + i) for i in range(50)]
+    (file,) = write_bag(tmp_path / "bag", {"/cam": messages}).glob("*.mcap")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 10 : len(data) * 9 // 10] = bytes(len(data) * 9 // 10 - len(data) // 10)
+    file.write_bytes(data)
+    source = open_source(tmp_path / "bag")
+    assert 0 < len(list(source)) < 10 and len(list(source)) + source.unreadable == 50
+
+
 # ---- writing
 
 
