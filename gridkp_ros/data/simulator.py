@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gridkp_ros.data.clips import Recording
+from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec, Placement
 from gridkp_ros.sim import POINT_NAMES, SIM_VERSION, SimConfig, generate_episode
 
@@ -26,11 +29,14 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridkp_ros"
 
 
-def render_recording(seed: int, config: SimConfig, spec: InputSpec, folder: Path) -> Path:
-    """Render one episode at the model's size into `folder`, unless it is there; returns its file."""
+def load_or_render(seed: int, config: SimConfig, spec: InputSpec, folder: Path) -> Recording:
+    """Return one episode at the model's size: read from `folder`, or rendered into it if it is not there or damaged."""
     path = folder / f"{seed:08d}.npz"
     if path.exists():
-        return path
+        try:
+            return load_recording(path)
+        except DataError as error:
+            log.warning("a cached recording is damaged and will be rendered again: %s", error)
     episode = generate_episode(config, seed)
     placement = Placement.of(spec, config.width, config.height)
     frames = np.stack([placement.to_model_image(image) for image in episode.left])
@@ -42,12 +48,16 @@ def render_recording(seed: int, config: SimConfig, spec: InputSpec, folder: Path
             visible=episode.visible,
         )
     os.replace(part.name, path)  # a killed run leaves no half-written episode behind
-    return path
+    return load_recording(path)
 
 
 def load_recording(path: Path) -> Recording:
-    with np.load(path) as stored:
-        return Recording(f"sim/{path.stem}", stored["frames"], stored["points"], stored["visible"])
+    """Read a cached recording. Raises DataError if the file is damaged (its checksums are verified)."""
+    try:
+        with np.load(path) as stored:
+            return Recording(f"sim/{path.stem}", stored["frames"], stored["points"], stored["visible"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a readable recording ({type(error).__name__}: {error}): delete it") from error
 
 
 def simulator_recordings(
@@ -74,11 +84,11 @@ def simulator_recordings(
     key = json.dumps([SIM_VERSION, asdict(config), spec.to_dict()], sort_keys=True, default=str)
     folder = cache_root() / "recordings" / hashlib.sha256(key.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    render = partial(render_recording, config=config, spec=spec, folder=folder)
-    paths = []
+    load = partial(load_or_render, config=config, spec=spec, folder=folder)
+    recordings = []
     with ProcessPoolExecutor(workers) as pool:
-        for done, path in enumerate(pool.map(render, seeds), start=1):
-            paths.append(path)
+        for recording in pool.map(load, seeds):
+            recordings.append(recording)
             if progress is not None:
-                progress(done, len(seeds))
-    return [load_recording(path) for path in paths]
+                progress(len(recordings), len(seeds))
+    return recordings
