@@ -124,18 +124,28 @@ def _rosbags_convert(msg: Any, encoding: str) -> np.ndarray:
     return image_to_cvimage(msg, encoding)
 
 
-def _decode_compressed(msg: Any) -> np.ndarray:
-    data = np.frombuffer(msg.data, np.uint8)
-    label = f"compressed image ({msg.format!r}, {data.size} bytes)"
-    if data.size == 0:
+def decode_image(data: bytes, label: str) -> np.ndarray:
+    """Decode an image file (JPEG, PNG or what else OpenCV reads), from a message or a disk.
+
+    Args:
+        data: the whole file; a buffer of its bytes will do.
+        label: what errors call the image.
+
+    Returns:
+        uint8 [H,W,3] RGB, or [H,W] grey. Images of 16 bits are scaled by 255/65535; an alpha channel is dropped.
+
+    Raises:
+        ImageError: the data are no image, cut short, or neither of 8 nor of 16 bits.
+    """
+    array = np.frombuffer(data, np.uint8)
+    label = f"{label} ({array.size} bytes)"
+    if array.size == 0:
         raise ImageError(f"{label} holds no data")
-    if "compressedDepth" in msg.format:
-        raise ImageError(f"{label} is a depth image: subscribe to the colour camera's compressed topic")
-    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-64:].tobytes():
+    if array[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in array[-64:].tobytes():
         # OpenCV would return the rows it has and leave the rest grey, without a word.
         raise ImageError(f"{label} is a JPEG cut short: its end marker is missing")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageError(f"{label} cannot be decoded: {error.err}") from error
     if image is None:
@@ -147,6 +157,13 @@ def _decode_compressed(msg: Any) -> np.ndarray:
     if image.ndim == 2:
         return image
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _decode_compressed(msg: Any) -> np.ndarray:
+    label = f"compressed image {msg.format!r}"
+    if "compressedDepth" in msg.format:
+        raise ImageError(f"{label} is a depth image: subscribe to the colour camera's compressed topic")
+    return decode_image(msg.data, label)
 
 
 def message_to_array(msg: Any, convert: Converter | None = None) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gridkp_ros.image_messages import ImageError, message_to_array
+from gridkp_ros.image_messages import ImageError, decode_image, message_to_array
 
 log = logging.getLogger(__name__)
 
@@ -206,18 +206,19 @@ class ImageFolderSource(FrameSource):
             key=lambda f: natural_key(f.name),
         )
         self.length = len(self._files)
-        first = next((image for image in map(_read_image, self._files) if image is not None), None)
-        if first is None:
-            raise DataError(f"{path}: not one of its {self.length} images can be read")
-        self.height, self.width = first.shape[:2]
+        self.height, self.width = next(iter(self)).image.shape[:2]
+        self.close()
 
     def _frames(self) -> Iterator[StampedFrame]:
         for index, file in enumerate(self._files):
-            image = _read_image(file)
-            if image is None:
-                self._count_unreadable(f"{file.name} cannot be read as an image")
+            try:
+                image = decode_image(file.read_bytes(), file.name)
+            except (ImageError, OSError) as error:
+                self._count_unreadable(str(error))
                 continue
             yield StampedFrame(round(index / self.rate_hz * 1e9), image)
+        if self.unreadable == self.length:
+            raise DataError(f"{self.path}: not one of its {self.length} images can be read")
 
 
 class BagSource(FrameSource):
@@ -396,16 +397,3 @@ def _bgr_to_rgb(image: np.ndarray) -> np.ndarray:
     if image.shape[2] == 1:
         return image[:, :, 0]
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _read_image(file: Path) -> np.ndarray | None:
-    """Return uint8 [H,W] or [H,W,3] RGB, None if the file is no readable image."""
-    try:
-        image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    if image is None:
-        return None
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=255.0 / 65535.0)
-    return _bgr_to_rgb(image) if image.dtype == np.uint8 else None

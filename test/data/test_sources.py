@@ -188,6 +188,17 @@ def test_folder_of_images_in_natural_order_with_a_damaged_one(tmp_path: Path) ->
     np.testing.assert_array_equal(frames[2].image, np.full((48, 64), 4, np.uint8))
 
 
+def test_a_truncated_jpeg_in_a_folder_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.jpg"), picture(index))
+    cut = tmp_path / "1.jpg"
+    cut.write_bytes(cut.read_bytes()[:-300])
+    source = open_source(tmp_path, rate_hz=10)
+    assert [f.stamp_ns for f in source] == [0, 2 * 10**8]
+    assert source.unreadable == 1
+    assert "1.jpg" in caplog.text and "is a JPEG cut short" in caplog.text
+
+
 def test_folder_problems_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a rosbag"):
         open_source(tmp_path)

@@ -151,7 +151,7 @@ def test_malformed_compressed_images_are_refused_with_the_reason() -> None:
     whole = cv2.imencode(".jpg", scene())[1].tobytes()
     with pytest.raises(ImageError, match="holds no data"):
         message_to_array(compressed(b""))
-    with pytest.raises(ImageError, match=r"'jpeg', \d+ bytes\) is a JPEG cut short"):
+    with pytest.raises(ImageError, match=r"compressed image 'jpeg' \(\d+ bytes\) is a JPEG cut short"):
         message_to_array(compressed(whole[: len(whole) // 2]))
     with pytest.raises(ImageError, match="cannot be decoded"):
         message_to_array(compressed(b"\x00\x01\x02" * 100))
