@@ -76,11 +76,13 @@ class Story:
 class Storyboard:
     """Takes views one by one and writes `film.mp4` and `film_strip.png` into a folder.
 
-    As a context manager it leaves no film open where an error comes before `close`: that film ends there.
+    The film has a frame for each period of the recording: where none was absorbed, the last one stands. A fresh start
+    is a cut. As a context manager a storyboard leaves no film open where an error comes before `close`: that film ends
+    there.
 
     Args:
         out_dir: an existing folder.
-        period_s: between absorbed frames, the film's frame rate.
+        period_s: the model's time step, and between two frames of the film.
         horizon_steps: steps of 1/15 s that forecasts reach.
         view_rect: left, top, right, bottom edges, in pixels of the image as received, of what a model image shows;
             all of it without one. (Pixel 0's left edge is -0.5.)
@@ -110,6 +112,9 @@ class Storyboard:
         self._writer = VideoWriter(self._out_dir / "film.mp4", 1.0 / period_s)
         self._shots: deque[_Shot] = deque()
         self._filmed_to_ns: tuple[int, int] | None = None
+        self._filmed_to_s = 0.0
+        self._held: np.ndarray | None = None  # the film's last frame
+        self._cut = (-1, 0, 0)  # the epoch on film, the stamp of its first shot, the number of that shot's frame
         self._strips: list[np.ndarray] = []
         self._stride, self._candidates = 1, 0
         self._stripped: set[tuple[int, int]] = set()
@@ -138,7 +143,7 @@ class Storyboard:
         self._writer.close()
         notes = []
         if self._writer.frames >= self._max_frames:
-            notes.append(f"The film shows the first {self._max_frames * self._period_s:.0f} s of the recording.")
+            notes.append(f"The film ends at t = {self._filmed_to_s:.0f} s of the recording.")
         strip = None
         if self._strips:
             chosen = np.unique(np.linspace(0, len(self._strips) - 1, self._wanted).round().astype(int))
@@ -219,10 +224,23 @@ class Storyboard:
             if self._filmed_to_ns is not None and key <= self._filmed_to_ns:
                 continue
             self._filmed_to_ns = key
-            if self._writer.frames < self._max_frames:
-                self._writer.write(self._film_frame(shot))
+            self._film(shot)
 
-    def _film_frame(self, shot: _Shot) -> np.ndarray:
+    def _film(self, shot: _Shot) -> None:
+        """Repeat the film's last frame until the shot's own tick of the period, then append the shot."""
+        epoch, start_ns, start_frame = self._cut
+        if shot.view.epoch != epoch:
+            start_ns, start_frame = shot.view.stamp_ns, self._writer.frames
+            self._cut = (shot.view.epoch, start_ns, start_frame)
+        due = start_frame + round((shot.view.stamp_ns - start_ns) * 1e-9 / self._period_s)
+        while self._writer.frames < min(due, self._max_frames):
+            self._writer.write(self._held)
+        if self._writer.frames < self._max_frames:
+            self._held = self._compose(shot)
+            self._filmed_to_s = shot.time_s
+            self._writer.write(self._held)
+
+    def _compose(self, shot: _Shot) -> np.ndarray:
         _, height = self._panel_size
         lead_s, reach_s = self._lead * STEP_S, self._horizon_steps * STEP_S
         size = (_even(height * self._aspect()), height)

@@ -1,4 +1,4 @@
-"""What the film shows where a live node put a predicted frame off."""
+"""What the film shows, and how long each frame stands."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gridkp_ros.data.sources import open_source
 from gridkp_ros.evaluation import storyboard
 from gridkp_ros.evaluation.storyboard import Storyboard, View
 
 PERIOD_NS = round(1e9 / 15)
 
 
-def view(index: int, drawn: bool) -> View:
+def view(index: float, drawn: bool, epoch: int = 1) -> View:
     points = np.array([[10.0, 12.0], [40.0, 30.0]])
     return View(
-        stamp_ns=index * PERIOD_NS,
-        epoch=1,
+        stamp_ns=round(index * PERIOD_NS),
+        epoch=epoch,
         image=np.full((48, 64, 3), 90, np.uint8),
         points=points,
         confidence=np.ones(2),
@@ -51,3 +52,24 @@ def test_the_film_holds_the_last_predicted_frame_and_says_how_old_it_is(
     said = [c for c in captions if c.startswith("predicted")]
     assert said[2:6] == ["predicted  +0.33 s"] * 2 + [f"predicted  +0.33 s, made {t} s ago" for t in ("0.07", "0.13")]
     assert said[10:] == ["predicted  +0.33 s"] * 20  # too old to be shown: "frames not predicted" stands in the panel
+
+
+def test_the_film_runs_at_the_recording_s_speed(tmp_path: Path) -> None:
+    """A camera of 10 Hz into a film of 15 Hz, with a gap of a second, and then a fresh start with stamps from 0."""
+    story = Storyboard(tmp_path, period_s=1 / 15, strips=1)
+    times_s = [0.1 * i for i in (*range(10), *range(19, 31))]
+    for time_s in times_s:
+        story.add(view(15 * time_s, drawn=False))
+    for time_s in (0.0, 0.1, 0.2):
+        story.add(view(15 * time_s, drawn=False, epoch=2))
+    story.close()
+    assert len(list(open_source(tmp_path / "film.mp4"))) == (45 + 1) + (3 + 1)
+
+
+def test_a_film_cut_off_says_which_time_it_reached(tmp_path: Path) -> None:
+    story = Storyboard(tmp_path, period_s=1 / 15, strips=1, film_max_s=2.0)
+    for index in range(60):
+        story.add(view(1.5 * index, drawn=False))
+    files = story.close()
+    assert files.notes == ("The film ends at t = 2 s of the recording.",)
+    assert len(list(open_source(files.film))) == 30
