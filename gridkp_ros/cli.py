@@ -173,10 +173,8 @@ def sim_render(
     background: str = typer.Option("random", help="tissue, peg_board or random."),
 ) -> None:
     """Render an episode with its ground truth."""
-    import numpy as np
-
     from gridkp_ros.data.video_out import VideoWriter
-    from gridkp_ros.sim import POINT_NAMES, SimConfig, generate_episode
+    from gridkp_ros.sim import SimConfig, generate_episode, save_episode
 
     config = SimConfig(width=width, height=height, rate_hz=rate_hz, duration_s=duration_s, background=background)
     with _progress() as progress:
@@ -186,11 +184,7 @@ def sim_render(
     with VideoWriter(out, rate_hz) as video:
         for frame in episode.left:
             video.write(frame)
-    np.savez_compressed(
-        out.with_suffix(".npz"), stamps_s=episode.stamps_s, points_px=episode.points_px, visible=episode.visible,
-        joints=episode.joints, tool_poses=episode.tool_poses, jaw_rad=episode.jaw_rad, gestures=episode.gestures,
-        camera_matrix=episode.camera_matrix, point_names=np.array(POINT_NAMES),
-    )
+    save_episode(out.with_suffix(".npz"), episode, images=False)
     _console().print(f"{out} and {out.with_suffix('.npz').name}: {config.n_frames} frames", highlight=False)
 
 

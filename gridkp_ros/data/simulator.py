@@ -18,15 +18,10 @@ import numpy as np
 from gridkp_ros.data.clips import Recording
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec, Placement
-from gridkp_ros.sim import POINT_NAMES, SIM_VERSION, SimConfig, generate_episode
+from gridkp_ros.sim import POINT_NAMES, SIM_VERSION, SimConfig, cache_root, generate_episode
 
 log = logging.getLogger(__name__)
-__all__ = ["POINT_NAMES", "cache_root", "simulator_recordings"]
-
-
-def cache_root() -> Path:
-    """Return the folder of cached data: $XDG_CACHE_HOME/gridkp_ros, by default ~/.cache/gridkp_ros."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridkp_ros"
+__all__ = ["POINT_NAMES", "simulator_recordings"]
 
 
 def load_or_render(seed: int, config: SimConfig, spec: InputSpec, folder: Path) -> Recording:

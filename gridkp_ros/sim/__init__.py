@@ -14,7 +14,7 @@ from .episode import Episode, load_episode, save_episode
 from .kinematics import JOINT_NAMES
 from .motion import Grip, Motion, simulate_motion
 from .rendering import generate_episode, gl_available, render_episode
-from .store import DEMO_SEED, default_cache_dir, load_or_render, load_prerendered
+from .store import DEMO_SEED, cache_root, default_cache_dir, load_or_render, load_prerendered
 
 __all__ = [
     "DEMO_SEED",
@@ -27,6 +27,7 @@ __all__ = [
     "Motion",
     "SimConfig",
     "SimError",
+    "cache_root",
     "default_cache_dir",
     "generate_episode",
     "gl_available",

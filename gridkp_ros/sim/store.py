@@ -27,9 +27,14 @@ DEMO_SEED = 900_000
 PRERENDERED_SEED = DEMO_SEED + 13
 
 
+def cache_root() -> Path:
+    """Return the folder of cached data: $XDG_CACHE_HOME/gridkp_ros, by default ~/.cache/gridkp_ros."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridkp_ros"
+
+
 def default_cache_dir() -> Path:
-    """Where rendered episodes are kept: $XDG_CACHE_HOME/gridkp_ros/sim, by default under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridkp_ros" / "sim"
+    """Return the folder of rendered episodes: `sim` under `cache_root()`."""
+    return cache_root() / "sim"
 
 
 def episode_path(config: SimConfig, seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Path:

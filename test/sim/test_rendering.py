@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridkp_ros.sim import SimConfig, SimError, generate_episode, gl_available, render_episode, simulate_motion
+from gridkp_ros.data.sources import open_source
+from gridkp_ros.sim import (
+    SimConfig,
+    SimError,
+    generate_episode,
+    gl_available,
+    load_episode,
+    render_episode,
+    simulate_motion,
+)
 
 SMALL = SimConfig(width=160, height=120, rate_hz=3.0, duration_s=5.0, stereo=True)
 
@@ -201,3 +210,12 @@ def test_motion_and_configuration_must_belong_together(gl):
     motion = simulate_motion(SMALL, 0)
     with pytest.raises(SimError, match=r"15 stamps.*asks for 30"):
         render_episode(motion, replace(SMALL, duration_s=10.0), 0)
+
+
+def test_the_command_line_writes_a_truth_that_can_be_loaded(gl, tmp_path):
+    command = [sys.executable, "-m", "gridkp_ros.cli", "sim", "render", "a.mp4", "--seed", "5"]
+    size = ["--width", "64", "--height", "48", "--rate", "3", "--duration", "1"]
+    subprocess.run([*command, *size], cwd=tmp_path, check=True)
+    frames = np.stack([frame.image for frame in open_source(tmp_path / "a.mp4")])
+    episode = load_episode(tmp_path / "a.npz", left=frames)
+    assert (episode.seed, episode.config.width, len(episode.stamps_s)) == (5, 64, 3)

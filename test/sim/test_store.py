@@ -14,6 +14,7 @@ from gridkp_ros.sim import (
     Episode,
     SimConfig,
     SimError,
+    cache_root,
     default_cache_dir,
     load_episode,
     load_or_render,
@@ -107,6 +108,7 @@ def test_a_cache_that_cannot_be_written_is_done_without_and_said_so(tmp_path, re
 
 def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "gridkp_ros"
     assert default_cache_dir() == tmp_path / "gridkp_ros" / "sim"
 
 
