@@ -58,6 +58,21 @@ def stereo_half(width: int, height: int, half: str) -> Region | None:
     return Region(0 if half == "left" else width - width // 2, 0, width // 2, height)
 
 
+def seen_part(width: int, height: int, half: str, region: Region | None) -> Region | None:
+    """Return the part of an image that a model sees: a region of the image, or of one eye (see `stereo_half`).
+
+    None stands for the whole image. Raises GeometryError for a region that reaches outside the image or the eye.
+    """
+    eye = stereo_half(width, height, half)
+    if region is None:
+        return eye
+    if eye is None:
+        region.check_inside(width, height)
+        return region
+    region.check_inside(eye.width, eye.height)
+    return Region(eye.x + region.x, eye.y + region.y, region.width, region.height)
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model takes in, as its manifest declares it, so that training and serving cannot differ.

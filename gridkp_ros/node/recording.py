@@ -23,7 +23,7 @@ from gridkp_ros.evaluation.replay import write_metrics
 from gridkp_ros.evaluation.report import Table, write_report
 from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_truth
 from gridkp_ros.evaluation.storyboard import Storyboard, View
-from gridkp_ros.geometry import InputSpec, Placement, Region, stereo_half
+from gridkp_ros.geometry import InputSpec, Placement, Region, seen_part
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.resources import find_resource
 
@@ -202,7 +202,7 @@ def evaluate_recording(
             continue
         height, width = image.shape[:2]
         if placement is None or (placement.source_width, placement.source_height) != (width, height):
-            placement = Placement.of(spec, width, height, _view_region(width, height, region, half))
+            placement = Placement.of(spec, width, height, seen_part(width, height, half, region))
             cell_px = tuple(float(v) for v in placement.scale * (spec.width / 64, spec.height / 64))
         if scorer is None:
             scorer = ForecastScorer(
@@ -238,13 +238,6 @@ def evaluate_recording(
         out_dir, result, title=title, film=files.film, strip=files.strip, notes=files.notes, tables=tables
     )
     return result
-
-
-def _view_region(width: int, height: int, region: Region | None, half: str) -> Region | None:
-    eye = stereo_half(width, height, half)
-    if eye is None or region is None:
-        return eye or region
-    return Region(eye.x + region.x, eye.y + region.y, region.width, region.height)
 
 
 def _truth(recording: Recording, names: tuple[str, ...]) -> PointTruth | None:

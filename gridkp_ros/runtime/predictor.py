@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cells, stereo_half
+from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cells, seen_part
 from gridkp_ros.runtime import scene
 from gridkp_ros.runtime.bundle import Bundle
 from gridkp_ros.runtime.clock import FrameClock, Tick
@@ -293,13 +293,7 @@ class Predictor:
         if old is not None and (old.source_width, old.source_height) == (width, height):
             return old, ""
         try:
-            region = self._region
-            half = stereo_half(width, height, self._stereo_half)
-            if half is not None:
-                if region is not None:
-                    region.check_inside(half.width, half.height)
-                    half = Region(half.x + region.x, half.y + region.y, region.width, region.height)
-                region = half
+            region = seen_part(width, height, self._stereo_half, self._region)
             placement = Placement.of(self.manifest.input, width, height, region)
         except GeometryError as error:
             raise PredictorError(str(error)) from error

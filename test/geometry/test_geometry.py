@@ -12,6 +12,7 @@ from gridkp_ros.geometry import (
     Placement,
     Region,
     points_to_cells,
+    seen_part,
     stereo_half,
 )
 
@@ -122,6 +123,16 @@ def test_stereo_halves_are_the_two_eyes(width: int) -> None:
     assert stereo_half(width, 480, "") is None
     point = Placement.of(InputSpec(), width, 480, right).to_source_points(np.array([0.0, 0.0]))
     np.testing.assert_allclose(point, [width - 640 + 4.5, 3.25])
+
+
+def test_a_region_lies_in_the_eye_where_one_is_chosen() -> None:
+    region = Region(10, 20, 600, 400)
+    assert seen_part(1280, 480, "", None) is None
+    assert seen_part(1280, 480, "", region) == region
+    assert seen_part(1280, 480, "right", None) == Region(640, 0, 640, 480)
+    assert seen_part(1280, 480, "right", region) == Region(650, 20, 600, 400)
+    with pytest.raises(GeometryError, match="outside the image of 500x480"):
+        seen_part(1000, 480, "left", region)
 
 
 def test_colour_follows_the_model() -> None:
