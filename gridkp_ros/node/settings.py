@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from gridkp_ros.geometry import GeometryError, Region
+from gridkp_ros.geometry import GeometryError, Region, seen_part
+from gridkp_ros.runtime.predictor import MAX_POSES_PER_FORECAST
 
 # What has to be made anew when a parameter changes while the node runs.
 PREDICTOR, SUBSCRIPTION = "predictor", "subscription"
@@ -108,6 +109,11 @@ class Settings:
             low, high = spec.metadata["low"], spec.metadata["high"]
             if low is not None and not low <= value <= high:
                 raise SettingsError(f"{spec.name} is {value}: use {low} to {high}")
+        if self.horizon_steps * self.num_samples > MAX_POSES_PER_FORECAST:
+            raise SettingsError(
+                f"horizon_steps {self.horizon_steps} times num_samples {self.num_samples} is more than "
+                f"{MAX_POSES_PER_FORECAST}: lower one of them"
+            )
         wrong = [s for s in self.frame_steps if s < 1]
         if wrong:
             raise SettingsError(f"frame_steps {wrong}: steps count from 1, the first predicted one")
@@ -124,6 +130,13 @@ class Settings:
             return None
         try:
             return Region(*self.region_of_interest)
+        except GeometryError as error:
+            raise SettingsError(f"region_of_interest: {error}") from error
+
+    def check_region(self, image_width: int, image_height: int) -> None:
+        """Raise SettingsError if images of this size do not hold the region of interest."""
+        try:
+            seen_part(image_width, image_height, self.stereo_half, self.region())
         except GeometryError as error:
             raise SettingsError(f"region_of_interest: {error}") from error
 

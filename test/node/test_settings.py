@@ -47,12 +47,22 @@ def test_region() -> None:
     assert Settings(region_of_interest=(1, 2, 30, 40)).region() == Region(1, 2, 30, 40)
 
 
+def test_a_region_has_to_lie_in_the_images() -> None:
+    settings = Settings(region_of_interest=(300, 0, 340, 480))
+    settings.check_region(640, 480)
+    with pytest.raises(SettingsError, match=r"region_of_interest: region x=300 .* of 320x240"):
+        settings.check_region(320, 240)
+    with pytest.raises(SettingsError, match="of 320x480"):
+        settings.changed({"stereo_half": "left"})[0].check_region(640, 480)
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({"provider": "tpu"}, "'cpu', 'cuda'"),
         ({"horizon_steps": 0}, "horizon_steps is 0: use 1"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"horizon_steps": 1000, "num_samples": 256}, "1000 times num_samples 256 is more than 100000"),
         ({"frame_steps": (0,)}, "count from 1"),
         ({"region_of_interest": (1, 2, 3)}, "has 3 numbers"),
         ({"region_of_interest": (-1, 0, 5, 5)}, "region_of_interest: region x=-1"),
