@@ -193,7 +193,7 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
             task = progress.add_task("starting predictor and recorder", total=None)
             _wait(
                 watcher,
-                lambda: "predictor_node: forecast" in watcher.status and watcher.num_listeners(IMAGE_TOPIC) >= 2,
+                lambda: "/predictor_node: forecast" in watcher.status and watcher.num_listeners(IMAGE_TOPIC) >= 2,
                 processes, _START_TIMEOUT_S, "predictor and recorder did not start",
             )
             camera = _Process(
@@ -207,8 +207,8 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
 
             def finished() -> bool:
                 published = watcher.value("/camera_sim_node: camera", "published") or "0"
-                absorbed = watcher.value("predictor_node: forecast", "absorbed") or "0"
-                forecasts = watcher.value("predictor_node: forecast", "forecasts") or "0"
+                absorbed = watcher.value("/predictor_node: forecast", "absorbed") or "0"
+                forecasts = watcher.value("/predictor_node: forecast", "forecasts") or "0"
                 text = f"streaming: {absorbed} absorbed, {forecasts} forecasts; frames"
                 progress.update(task, description=text, completed=int(published), total=frames)
                 return watcher.value("/camera_sim_node: camera", "finished") == "true"

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,8 +24,9 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
@@ -83,8 +85,11 @@ class PredictorNode(LifecycleNode):
         self._statistics = Statistics()
         self._subscription = None
         self._reliability = ReliabilityPolicy.BEST_EFFORT
-        self._timer = None
+        self._made = ExitStack()  # what on_configure made, to be destroyed again
+        # Requests wait for the worker, one after the other; in the default group images would wait with them.
+        self._request_group = MutuallyExclusiveCallbackGroup()
         self._active = False
+        self._image_size: tuple[int, int] | None = None  # width, height of the newest image
         self._frame_id = ""
 
     # -- parameters
@@ -111,6 +116,8 @@ class PredictorNode(LifecycleNode):
         names = {spec.name for spec in fields(Settings)}
         try:
             settings, restarts = self._settings.changed({p.name: p.value for p in parameters if p.name in names})
+            if PREDICTOR in restarts and self._image_size is not None:
+                settings.check_region(*self._image_size)
             if PREDICTOR in restarts and self._predictor is not None:
                 self._replace_predictor(self._make_predictor(settings))
         except (SettingsError, ResourceError, BundleError, PredictorError) as error:
@@ -132,18 +139,21 @@ class PredictorNode(LifecycleNode):
         self._convert, sentence = choose_converter()
         self.get_logger().info(sentence)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._keypoints_pub = self.create_lifecycle_publisher(GridKeypoints, "~/keypoints", 10)
-        self._forecast_pub = self.create_lifecycle_publisher(KeypointForecast, "~/forecast", 10)
-        self._frames_pub = self.create_lifecycle_publisher(PredictedFrames, "~/frames", 2)
-        self._overlay_pub = self.create_lifecycle_publisher(Image, "~/overlay", 2)
-        self._model_info_pub = self.create_lifecycle_publisher(ModelInfo, "~/model_info", latched)
+        self._keypoints_pub = self._make_publisher(GridKeypoints, "~/keypoints", 10)
+        self._forecast_pub = self._make_publisher(KeypointForecast, "~/forecast", 10)
+        self._frames_pub = self._make_publisher(PredictedFrames, "~/frames", 2)
+        self._overlay_pub = self._make_publisher(Image, "~/overlay", 2)
+        self._model_info_pub = self._make_publisher(ModelInfo, "~/model_info", latched)
         self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._requests = [
-            self.create_service(GetForecast, "~/get_forecast", self._on_get_forecast),
-            self.create_service(Trigger, "~/reset", self._on_reset),
-        ]
+        self._made.callback(self.destroy_publisher, self._diagnostics_pub)
+        for kind, name, callback in (
+            (GetForecast, "~/get_forecast", self._on_get_forecast), (Trigger, "~/reset", self._on_reset)
+        ):
+            service = self.create_service(kind, name, callback, callback_group=self._request_group)
+            self._made.callback(self.destroy_service, service)
         # A steady clock: diagnostics go on when simulated time stands still.
-        self._timer = self.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        timer = self.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._made.callback(self.destroy_timer, timer)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -190,20 +200,17 @@ class PredictorNode(LifecycleNode):
         if self._worker is not None:
             self._worker.join()
             self._worker = None
+        self._image_size = None
 
     def _release(self) -> None:
         self.stop()
-        if self._timer is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
-            for publisher in (
-                self._keypoints_pub, self._forecast_pub, self._frames_pub, self._overlay_pub, self._model_info_pub,
-                self._diagnostics_pub,
-            ):
-                self.destroy_publisher(publisher)
-            for service in self._requests:
-                self.destroy_service(service)
+        self._made.close()
         self._predictor = None
+
+    def _make_publisher(self, kind: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher:
+        publisher = self.create_lifecycle_publisher(kind, topic, qos)
+        self._made.callback(self.destroy_lifecycle_publisher, publisher)
+        return publisher
 
     def _make_predictor(self, settings: Settings) -> Predictor:
         path = find_model(settings.model)
@@ -344,9 +351,12 @@ class PredictorNode(LifecycleNode):
             received.message, self._predictor, self._statistics, self._settings
         )
         image = message_to_array(message, self._convert)
+        self._image_size = image.shape[1::-1]
         header = self._header(received)
         observation = predictor.observe(image, stamp_ns(header.stamp))
-        self._count(observation)
+        statistics.count(observation, time.monotonic())
+        if observation.started:
+            self.get_logger().info(f"epoch {observation.epoch} starts: {observation.start_reason}")
         self._frame_id = header.frame_id
         if observation.action != "absorbed":
             return
@@ -354,7 +364,7 @@ class PredictorNode(LifecycleNode):
         forecast = None
         if observation.ready:
             forecast = predictor.forecast(
-                settings.horizon_steps, self._num_samples(), settings.temperature, settings.seed
+                settings.horizon_steps, self._num_samples(settings), settings.temperature, settings.seed
             )
             now_ns = self.get_clock().now().nanoseconds
             self._forecast_pub.publish(
@@ -387,22 +397,9 @@ class PredictorNode(LifecycleNode):
         )
         return Header(stamp=time_message(received.arrival_ns), frame_id=header.frame_id)
 
-    def _count(self, observation: Observation) -> None:
-        statistics = self._statistics
-        statistics.epoch = observation.epoch
-        statistics.frames_since_start = observation.frames_since_start
-        if observation.action != "absorbed":
-            statistics.skipped += 1
-            return
-        statistics.absorbed += 1
-        statistics.coasted += observation.coasted_steps
-        if observation.started:
-            statistics.start_reason = observation.start_reason
-            self.get_logger().info(f"epoch {observation.epoch} starts: {observation.start_reason}")
-
-    def _num_samples(self) -> int:
-        if self._settings.num_samples:
-            return self._settings.num_samples
+    def _num_samples(self, settings: Settings) -> int:
+        if settings.num_samples:
+            return settings.num_samples
         return 1 if self._predictor.provider == "CPUExecutionProvider" else _GPU_SAMPLES
 
     def _publish_pictures(
@@ -435,8 +432,11 @@ class PredictorNode(LifecycleNode):
         self._frames_pub.publish(frames_message(frames, header, times_ns, sample=0, encoding=encoding))
 
     def _answer(self, request: GetForecast.Request) -> tuple[bool, str, KeypointForecast | None]:
-        """Answer a GetForecast request."""
-        settings, predictor = self._settings, self._predictor
+        """Answer a GetForecast request. Raises PredictorError or SettingsError for what cannot be."""
+        # The parameters' ranges hold here too: a request holds the stream up for as long as it takes.
+        asked = {"horizon_steps": request.horizon_steps, "num_samples": request.num_samples}
+        settings, _ = self._settings.changed({name: value for name, value in asked.items() if value})
+        predictor = self._predictor
         indices = list(request.moved_keypoints)
         points = np.array(request.moved_points, dtype=np.float64)
         if points.size != 2 * len(indices):
@@ -444,8 +444,7 @@ class PredictorNode(LifecycleNode):
             return False, sentence, None
         if len(set(indices)) != len(indices):
             return False, f"moved_keypoints {indices} names a keypoint twice", None
-        horizon = request.horizon_steps or settings.horizon_steps
-        samples = request.num_samples or self._num_samples()
+        horizon, samples = settings.horizon_steps, self._num_samples(settings)
         temperature = request.temperature or settings.temperature
         if indices:
             moved = dict(zip(indices, points.reshape(-1, 2).tolist(), strict=True))
@@ -476,7 +475,7 @@ class PredictorNode(LifecycleNode):
         if self._active and self._reliability != self._wanted_reliability():
             self._subscribe()
         now_s, statistics, predictor = time.monotonic(), self._statistics, self._predictor
-        status = DiagnosticStatus(name=f"{self.get_name()}: forecast", hardware_id=predictor.model_id)
+        status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: forecast", hardware_id=predictor.model_id)
         if self._active:
             level, status.message = statistics.verdict(
                 now_s,

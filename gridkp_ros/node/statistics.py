@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gridkp_ros.runtime import Observation
+
 OK, WARN, ERROR, STALE = 0, 1, 2, 3  # diagnostic_msgs/DiagnosticStatus
 _RECENT = 150
+_SKIPPING_PERIODS = 5  # a camera in order has a frame absorbed in each period
+_RESTARTS, _OF_ABSORBED = 3, 10
 
 
 @dataclass
@@ -17,7 +21,9 @@ class Statistics:
 
     received: images that arrived; dropped: replaced in the mailbox before they were taken; malformed: refused;
     absorbed, skipped, coasted: as the frame clock decided; forecasts: published; pictures_put_off: absorbed frames
-    whose overlay and predicted frames were not drawn because the next frame was due already.
+    whose overlay and predicted frames were not drawn because the next frame was due already; recent_starts: whether
+    each of the last absorbed frames was a fresh start; skipping_since_s: when the frames skipped in a row began, -1
+    after an absorbed one.
     """
 
     received: int = 0
@@ -31,14 +37,37 @@ class Statistics:
     failures: int = 0
     epoch: int = 0
     frames_since_start: int = 0
+    ready: bool = False
     start_reason: str = ""
+    skip_reason: str = ""
+    skipping_since_s: float = -1.0
+    last_skip_s: float = -1.0
     last_error: str = ""
     last_error_s: float = -1.0
     last_image_s: float = -1.0
     active_since_s: float = 0.0
+    recent_starts: deque[bool] = field(default_factory=lambda: deque(maxlen=_OF_ABSORBED))
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     busy_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     latency_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def count(self, observation: Observation, now_s: float) -> None:
+        """Take in what became of a frame."""
+        self.epoch = observation.epoch
+        self.frames_since_start = observation.frames_since_start
+        self.ready = observation.ready
+        if observation.action != "absorbed":
+            self.skip_reason, self.last_skip_s = observation.skip_reason, now_s
+            if self.skipping_since_s < 0:
+                self.skipping_since_s = now_s
+            self.skipped += 1
+            return
+        self.skipping_since_s = -1.0
+        self.coasted += observation.coasted_steps
+        self.recent_starts.append(observation.started)
+        if observation.started:
+            self.start_reason = observation.start_reason
+        self.absorbed += 1
 
     def image_rate_hz(self, now_s: float) -> float:
         """Images a second over the last five seconds."""
@@ -62,6 +91,7 @@ class Statistics:
             "epoch": str(self.epoch),
             "frames_since_start": str(self.frames_since_start),
             "last_start": self.start_reason,
+            "last_skip": self.skip_reason,
             "image_rate_hz": f"{self.image_rate_hz(now_s):.1f}",
             "image_age_s": f"{now_s - self.last_image_s:.2f}" if self.last_image_s >= 0 else "never",
             "last_error": self.last_error,
@@ -87,6 +117,15 @@ class Statistics:
             return STALE, f"stale input: no image on {topic} for {age_s:.1f} s"
         if self.last_error and now_s - self.last_error_s < 5.0:
             return ERROR, self.last_error
+        skipping_s = self.last_skip_s - self.skipping_since_s if self.skipping_since_s >= 0 else 0.0
+        if skipping_s > _SKIPPING_PERIODS * period_s:
+            return WARN, f"no image absorbed for {skipping_s:.1f} s ({self.skip_reason}): check the stamps on {topic}"
+        if sum(self.recent_starts) >= _RESTARTS:
+            return WARN, (
+                f"{sum(self.recent_starts)} of the last {len(self.recent_starts)} absorbed images started afresh (last "
+                f"reason: {self.start_reason}): check that one camera alone publishes on {topic}, with stamps in order "
+                "and no gaps longer than max_coast_steps"
+            )
         busy = tuple(self.busy_s)[-30:]
         if len(busy) >= 10 and float(np.median(busy)) > period_s:
             return WARN, (
@@ -94,7 +133,7 @@ class Statistics:
                 f"{1e3 * period_s:.0f} ms; lower num_samples or horizon_steps, unsubscribe from frames and overlay, or "
                 "use provider cuda"
             )
-        return OK, "forecasting" if self.forecasts else "warming up"
+        return OK, "forecasting" if self.ready else "warming up"
 
     def fail(self, message: str, now_s: float) -> None:
         """Remember an error for the diagnostics."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -244,6 +245,70 @@ def test_get_forecast_refuses_what_cannot_be(
     assert not answer.success and sentence in answer.message
 
 
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"horizon_steps": 1001}, "horizon_steps is 1001: use 1 to 1000"),
+        ({"num_samples": 257}, "num_samples is 257: use 0 to 256"),
+        ({"horizon_steps": 1000, "num_samples": 256}, "lower one of them"),
+    ],
+)
+def test_get_forecast_keeps_to_the_ranges_of_the_parameters(make_rig: MakeRig, asked: dict, sentence: str) -> None:
+    rig = make_rig()
+    rig.stream(4, 15.0)
+    answer = call(rig, GetForecast, "get_forecast", GetForecast.Request(**asked))
+    assert not answer.success and sentence in answer.message
+
+
+def test_images_and_diagnostics_do_not_wait_for_a_request(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig()
+    end_ns = rig.stream(4, 15.0)
+    asked, answered = threading.Event(), threading.Event()
+    forecast = rig.node._predictor.forecast
+
+    def long(*options: object) -> object:
+        asked.set()
+        assert answered.wait(20.0)
+        return forecast(*options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.node._predictor, "forecast", long)
+        client = rig.camera.create_client(GetForecast, "/predictor_node/get_forecast")
+        assert client.wait_for_service(10.0)
+        future = client.call_async(GetForecast.Request())
+        wait_for(asked.is_set, "the request")
+        for index in range(3):
+            stamp = time_message(end_ns + index * NS // 15)
+            rig.publisher.publish(image_message(picture(index), Header(stamp=stamp)))
+            wait_for(lambda count=5 + index: rig.statistics.received == count, "images beside the request")
+        said = len(rig.diagnostics)
+        wait_for(lambda: len(rig.diagnostics) > said, "diagnostics beside the request")
+        answered.set()
+        wait_for(future.done, "the answer")
+    assert future.result().success
+
+
+def test_a_region_outside_the_images_is_refused(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.stream(3, 15.0)
+    (answer,) = rig.node.set_parameters([Parameter("region_of_interest", value=[48, 0, 64, 64])])
+    assert not answer.successful and "reaches outside the image of 96x64" in answer.reason
+    assert rig.node.get_parameter("region_of_interest").value == [0, 0, 0, 0]
+
+
+def test_a_stamp_that_stands_still_is_said(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    end_ns = rig.stream(4, 15.0)
+
+    def again() -> bool:
+        rig.stream(1, 15.0, start_ns=end_ns)
+        time.sleep(0.05)
+        return any("stamp repeated" in s.message for s in rig.diagnostics if s.level == b"\x01")
+
+    wait_for(again, "a warning")
+    assert rig.diagnostics[-1].name == "/predictor_node: forecast"
+
+
 def test_reset_starts_afresh(make_rig: MakeRig) -> None:
     rig = make_rig()
     end_ns = rig.stream(4, 15.0)
@@ -369,6 +434,22 @@ def test_life_cycle(make_rig: MakeRig, tiny_bundle_path: Path) -> None:
         assert rig.node.trigger_cleanup().name == "SUCCESS"
         wait_for(lambda: rig.publisher.get_subscription_count() == 0, "the end of the subscription")
     assert rig.node.trigger_shutdown().name == "SUCCESS"
+
+
+def test_a_configuration_that_fails_half_way_leaves_nothing_behind(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(activate=False)
+    before = len(list(rig.node.publishers)), len(list(rig.node.services))
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.node, "create_timer", lambda *_, **__: 1 / 0)
+        assert rig.node.trigger_configure().name == "ERROR"
+    assert (len(list(rig.node.publishers)), len(list(rig.node.services))) == before
+    for _ in range(2):
+        assert rig.node.trigger_configure().name == "SUCCESS"
+        assert len(rig.node._managed_entities) == 5
+        assert rig.node.trigger_cleanup().name == "SUCCESS"
+    assert (len(list(rig.node.publishers)), len(list(rig.node.services))) == before
 
 
 def test_importing_the_node_brings_no_torch_and_no_simulator(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from gridkp_ros.node.statistics import ERROR, OK, STALE, WARN, Statistics
@@ -13,9 +15,61 @@ def test_waiting_then_no_image_then_forecasting_then_stale() -> None:
     s = Statistics(active_since_s=100.0)
     assert verdict(s, 100.5) == (OK, "waiting for images on /image")
     assert verdict(s, 102.0) == (STALE, "no image yet on /image")
-    s.last_image_s, s.forecasts = 102.0, 1
+    s.last_image_s = 102.0
+    assert verdict(s, 102.5) == (OK, "warming up")
+    s.ready = True
     assert verdict(s, 102.5) == (OK, "forecasting")
     assert verdict(s, 105.0) == (STALE, "stale input: no image on /image for 3.0 s")
+
+
+def see(s: Statistics, now_s: float, **changes: object) -> None:
+    """Let a frame be absorbed at now_s, or what the changes say."""
+    values = {"action": "absorbed", "started": False, "start_reason": "", "skip_reason": "", "coasted_steps": 0,
+              "epoch": 1, "frames_since_start": 9, "ready": True}
+    s.last_image_s = now_s
+    s.count(SimpleNamespace(**{**values, **changes}), now_s)
+
+
+def test_after_a_fresh_start_it_is_warming_up_again() -> None:
+    s = Statistics(forecasts=100)
+    see(s, 10.0)
+    assert verdict(s, 10.0) == (OK, "forecasting")
+    see(s, 10.1, started=True, start_reason="scene cut", ready=False)
+    assert verdict(s, 10.1) == (OK, "warming up") and s.start_reason == "scene cut"
+
+
+def test_a_camera_whose_stamp_stands_still_is_not_in_order() -> None:
+    s = Statistics()
+    see(s, 10.0, started=True, ready=False)
+    for index in range(1, 31):
+        see(s, 10.0 + index / 30, action="skipped", skip_reason="stamp repeated")
+    level, sentence = verdict(s, 11.0)
+    assert level == WARN and "stamp repeated" in sentence and "/image" in sentence
+    assert s.values(11.0)["last_skip"] == "stamp repeated"
+    see(s, 11.1)
+    assert verdict(s, 11.1)[0] == OK and s.skipped == 30
+
+
+def test_a_camera_faster_than_the_model_or_slower_is_in_order() -> None:
+    s = Statistics()
+    for index in range(240):
+        see(s, index / 120, **({} if index % 8 == 0 else {"action": "skipped", "skip_reason": "camera faster"}))
+        assert verdict(s, index / 120)[0] == OK
+    for index in range(10):
+        see(s, 10 + index / 2, coasted_steps=6)
+        assert verdict(s, 10.4 + index / 2)[0] == OK
+
+
+def test_starts_again_and_again_are_not_in_order() -> None:
+    s = Statistics()
+    for index in range(3):
+        assert verdict(s, 10.0 + index)[0] in (OK, STALE)
+        see(s, 10.5 + index, started=True, start_reason="gap of 2.00 s", ready=False)
+    level, sentence = verdict(s, 12.6)
+    assert level == WARN and "3 of the last 3" in sentence and "gap of 2.00 s" in sentence
+    for index in range(10):
+        see(s, 13.0 + index / 15)
+    assert verdict(s, 14.0) == (OK, "forecasting")
 
 
 def test_an_error_is_reported_for_a_while() -> None:
