@@ -172,7 +172,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         forecast_noise=noise,
         features=features_of(model),
         clip_length=config.data.clip_length,
-        trusted_steps=config.trusted_steps,
+        trusted_steps=config.trusted_steps or config.data.clip_length // 2,
         max_steps_per_call=MAX_STEPS_PER_CALL,
         graphs=hashes,
         licence=config.licence,

@@ -8,14 +8,12 @@ from gridkp_ros.runtime.bundle import Manifest
 
 METRICS = {
     "keypoint_error_cells": "keypoint error, cells",
-    "tip_error_px": "named points, px",
+    "tip_error_px": "tips, px",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "coverage90": "keypoints in the 90 % ellipse",
-    "tip_coverage90": "named points in the 90 % ellipse",
+    "tip_coverage90": "tips in the 90 % ellipse",
 }
-
-
 FAULTS = "\n## Known faults\n"
 
 

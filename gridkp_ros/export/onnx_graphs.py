@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-OPSET = 18  # ONNX Runtime 1.17 and newer read it
+OPSET = 18  # ONNX Runtime 1.18 and newer read what the exporter makes of it
 
 
 def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:

@@ -34,7 +34,11 @@ class SimulatorSource(Strict):
 
 
 class FootageSource(Strict):
-    """A video, rosbag or folder of frames, or a folder in which each of these counts."""
+    """A video, rosbag or folder of frames, or a folder in which each of these counts.
+
+    topic: of the images in a bag with several. rate_hz: of frames that have no stamps of their own. max_gap_s: a
+    longer gap ends a recording, so that no clip spans it. weight: how often its clips are drawn, against 1.
+    """
 
     kind: Literal["footage"]
     path: Path
@@ -58,7 +62,12 @@ class AugmentationConfig(Strict):
 
 
 class DataConfig(Strict):
-    """period_s: the model's time step. clip_length: frames of a training clip (stage 2; stage 1 draws from it)."""
+    """What is learned from, and what is kept to check on.
+
+    period_s: the model's time step. clip_length: frames of a training clip (stage 2; stage 1 draws from it).
+    resize: how a frame of another aspect ratio becomes the model's. workers: processes that prepare clips (0: the
+    training process itself, which is enough for recordings kept in memory at the model's size).
+    """
 
     period_s: PositiveFloat = 1 / 15
     clip_length: int = Field(20, ge=2)
@@ -107,6 +116,10 @@ class Stage1Config(OptimiserConfig):
     separation_weight: float = Field(0.0, ge=0)
     gridding: bool = True
 
+    @property
+    def anchored(self) -> bool:
+        return self.anchor_weight > 0 or self.anchor_distance_weight > 0
+
 
 class SynthesisConfig(OptimiserConfig):
     """More training of the synthesiser alone, with the detector of stage 1 frozen (not in the paper; 0 steps: none)."""
@@ -154,6 +167,10 @@ class Stage2Config(OptimiserConfig):
     free_running_steps: PositiveInt = 15
     warmup_frames: int = Field(0, ge=0)
 
+    @property
+    def free_running(self) -> bool:
+        return self.free_running_weight > 0 or self.free_running_distance_weight > 0
+
 
 class ModelConfig(Strict):
     """Sizes of the network, see `nets.gridkp.GridKeypointConfig`."""
@@ -175,7 +192,12 @@ class ModelConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """A whole run: data, both stages, the probe, the bundle."""
+    """A whole run: data, both stages, the probe, the bundle.
+
+    name: of the run's folder and of the bundle. description, licence: for the model card. seed: of everything drawn.
+    trusted_steps: no farther than the model is evaluated; by default half a clip, which is how far the validation of
+    stage 2 foretells. checkpoint_every: steps between two states that `--resume` can go on from.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     description: str = ""
@@ -187,7 +209,7 @@ class TrainConfig(Strict):
     synthesis: SynthesisConfig = SynthesisConfig()
     motion: MotionConfig = MotionConfig()
     stage2: Stage2Config = Stage2Config()
-    trusted_steps: PositiveInt = 15
+    trusted_steps: PositiveInt | None = None
     checkpoint_every: PositiveInt = 50
 
     @model_validator(mode="after")
@@ -205,7 +227,7 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"motion: observed={m.observed} and horizon={m.horizon} frames do not fit clip_length={m.clip_length}"
             )
-        if self.stage2.free_running_weight and self.stage2.free_running_steps >= self.data.clip_length:
+        if self.stage2.free_running and self.stage2.free_running_steps >= self.data.clip_length:
             raise ValueError(
                 f"stage2.free_running_steps={self.stage2.free_running_steps} must be below "
                 f"data.clip_length={self.data.clip_length}: something has to be observed first"

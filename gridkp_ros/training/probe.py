@@ -9,32 +9,33 @@ import numpy as np
 from gridkp_ros.training.checkpoint import LinearProbe
 from gridkp_ros.training.config import TrainingError
 
+Known = tuple[np.ndarray, np.ndarray, np.ndarray]  # of a recording: poses [N,K,2], points [N,M,2], visible [N,M]
+
 
 def fit_probe(
-    poses: Sequence[np.ndarray],
-    points: Sequence[np.ndarray],
-    visible: Sequence[np.ndarray],
-    names: Sequence[str],
-    ridge: float = 1.0,
+    fitted: Sequence[Known], checked: Sequence[Known], names: Sequence[str], ridge: float = 1.0
 ) -> LinearProbe:
-    """Fit named points on keypoints by ridge regression, on every recording but each fifth, which gives the residuals.
+    """Fit M named points on keypoints by ridge regression; residuals are those on other recordings.
 
-    poses: for each recording [N,K,2] model pixels; points [N,M,2]; visible [N,M] (only these count). ridge: penalty
-    on the weights in units of one frame with keypoints one pixel apart; it decides between keypoints that say the same.
+    fitted, checked: recordings with ground truth, all in model pixels; only visible points count. With nothing to
+    check on, every fifth of `fitted` is kept out of the fit for that. ridge: penalty on the weights in units of one
+    frame with keypoints one pixel apart; it decides between keypoints that say the same.
 
-    Raises TrainingError with fewer than two recordings or a point that is never visible.
+    Raises TrainingError with too few recordings or a point that is too seldom visible.
     """
-    if len(poses) < 2:
-        raise TrainingError(f"the probe needs two recordings with ground truth or more, got {len(poses)}")
-    held_out = [i % 5 == 4 or i == len(poses) - 1 for i in range(len(poses))]
+    if not checked:
+        if len(fitted) < 2:
+            raise TrainingError(f"the probe needs two recordings with ground truth or more, got {len(fitted)}")
+        out = {*range(4, len(fitted), 5), len(fitted) - 1}
+        checked = [known for i, known in enumerate(fitted) if i in out]
+        fitted = [known for i, known in enumerate(fitted) if i not in out]
 
-    def gather(part: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        chosen = [i for i, out in enumerate(held_out) if out is part]
-        x = np.concatenate([poses[i].reshape(len(poses[i]), -1) for i in chosen]).astype(np.float64)
-        return x, np.concatenate([points[i] for i in chosen]), np.concatenate([visible[i] for i in chosen])
+    def gather(recordings: Sequence[Known]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        poses, points, visible = (np.concatenate(part) for part in zip(*recordings, strict=True))
+        return poses.reshape(len(poses), -1).astype(np.float64), points, visible
 
-    x, y, seen = gather(False)
-    x_out, y_out, seen_out = gather(True)
+    x, y, seen = gather(fitted)
+    x_out, y_out, seen_out = gather(checked)
     m, d = len(names), x.shape[1]
     weight, bias = np.zeros((2 * m, d)), np.zeros(2 * m)
     covariance, error = np.zeros((m, 3)), np.zeros(m)

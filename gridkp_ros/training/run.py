@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
-from gridkp_ros.training.checkpoint import Checkpoint, load_weights, save_weights
+from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
     FootageSource,
     OptimiserConfig,
@@ -34,7 +34,7 @@ from gridkp_ros.training.config import (
     TrainingError,
     load_config,
 )
-from gridkp_ros.training.probe import fit_probe
+from gridkp_ros.training.probe import Known, fit_probe
 from gridkp_ros.training.stages import DetectionStage, DynamicsStage, MotionStage, Stage, SynthesisStage, to_float
 
 log = logging.getLogger(__name__)
@@ -154,8 +154,6 @@ def fit_stage(
     if resume and last.is_file():
         first = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"])
         log.info("%s: resuming from step %d of %d", name, first, options.steps)
-    elif last.is_file():
-        raise TrainingError(f"{folder} holds an earlier run: continue it with --resume, or name another --out")
     every = config.checkpoint_every
     checkpoints = ModelCheckpoint(
         folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False
@@ -172,10 +170,12 @@ def fit_stage(
         enable_model_summary=False,
         default_root_dir=run,
     )
-    if first < options.steps:
+    if options.steps:
         loader = StepLoader(train, options.batch_clips, first, config.data.workers)
         check = DataLoader(validation, options.batch_clips, num_workers=config.data.workers)
         trainer.fit(stage, loader, check, ckpt_path=last if first else None, weights_only=True)
+        if first == options.steps:  # killed between the last step and its validation
+            trainer.validate(stage, check, verbose=False)
         trainer.save_checkpoint(last)
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     return figures, timer.time_elapsed() / 3600
@@ -258,6 +258,55 @@ class Run:
         return cells[: len(self.recordings)], cells[len(self.recordings) :]
 
 
+def claim(
+    folder: Path, config_path: Path, config: TrainConfig, from_bundle: Path | None, take: str, resume: bool
+) -> None:
+    """Make a folder that of a run with this configuration and start, or find that it is that already.
+
+    Raises TrainingError where it holds another run, or this one and `resume` is not asked for.
+    """
+    start = None
+    if from_bundle is not None:
+        weights = Path(from_bundle) / WEIGHTS
+        if not weights.is_file():
+            raise TrainingError(f"{weights} is missing: give --from the folder of a checkpoint or of a bundle")
+        start = {"from": str(from_bundle), "take": take, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    identity = {"config.json": config.model_dump_json(indent=1), "start.json": json.dumps(start)}
+    begun = any(folder.glob("*/last.ckpt")) or any(folder.glob("*.safetensors"))
+    if begun and not resume:
+        raise TrainingError(f"{folder} holds an earlier run: continue it with --resume, or name another --out")
+    for name, content in identity.items() if begun else ():
+        kept = (folder / name).read_text() if (folder / name).is_file() else "nothing"
+        if kept != content:
+            what = config_path if name == "config.json" else f"--from {from_bundle} --take {take}"
+            raise TrainingError(
+                f"{what} is not what the run in {folder} was begun with (see {name} there): resume with the same, "
+                "or name another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in identity.items():
+        (folder / name).write_text(content)
+
+
+def check_lengths(config: TrainConfig, recordings: Sequence[Recording], held_out: Sequence[Recording]) -> None:
+    """Raise TrainingError where a part would find no recording as long as its clips; log how many are too short."""
+    clip = config.data.clip_length
+    parts = {"stage1": clip, "stage2": clip + config.stage2.warmup_frames}
+    if config.model.motion_width:
+        parts["motion"] = config.motion.clip_length
+    for which, found in (("training", recordings), ("validation", held_out)):
+        longest = max(map(len, found), default=0)
+        for part, length in parts.items():
+            short = sum(len(r) < length for r in found)
+            if short == len(found):
+                raise TrainingError(
+                    f"no {which} recording has the {length} frames of a clip of {part}, the longest has {longest} (at "
+                    f"{1 / config.data.period_s:.3g} Hz): shorten the clips in the configuration, or add recordings"
+                )
+            if short:
+                log.warning("%s: %d of %d %s recordings are too short and left out", part, short, len(found), which)
+
+
 def train(
     config_path: Path,
     out: Path | None = None,
@@ -282,22 +331,17 @@ def train(
         raise TrainingError(f"nothing called {take!r} can be taken from a bundle: use one of {', '.join(TAKES)}")
     config = load_config(config_path)
     folder = Path(out or Path("runs") / config.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "config.json"
-    if resume and kept.is_file() and kept.read_text() != config.model_dump_json(indent=1):
-        raise TrainingError(
-            f"{config_path} differs from the configuration of {folder}: resume with the same, or name another --out"
-        )
-    kept.write_text(config.model_dump_json(indent=1))
+    claim(folder, config_path, config, from_bundle, take, resume)
     lightning.seed_everything(config.seed, verbose=False)
 
     recordings, weights = load_sources(config.data.train, config)
     held_out, _ = load_sources(config.data.validation, config)
     frames = sum(map(len, recordings))
     log.info("training on %d recordings, %d frames; validating on %d", len(recordings), frames, len(held_out))
+    check_lengths(config, recordings, held_out)
     model = GridKeypointModel(config.model.build())
     if from_bundle is not None:
-        start = Path(from_bundle) / "weights.safetensors"
+        start = Path(from_bundle) / WEIGHTS
         if take == "all":
             load_weights(model, start)
         else:
@@ -306,7 +350,7 @@ def train(
     model = model.to(memory_format=torch.channels_last)  # five times the speed of the default layout on a CPU
     run = Run(folder, config, resume, recordings, weights, held_out, model)
     named = run.truth[0].points.shape[1] if run.truth else 0
-    if config.stage1.anchor_weight and named > config.model.num_keypoints:
+    if config.stage1.anchored and named > config.model.num_keypoints:
         raise TrainingError(f"{named} named points cannot be anchored to {config.model.num_keypoints} keypoints")
 
     o1, o2, os_ = config.stage1, config.stage2, config.synthesis
@@ -340,9 +384,14 @@ def train(
     if run.truth:
         from gridkp_ros.data.simulator import POINT_NAMES
 
-        known = [(r, c) for r, c in zip(recordings, cells, strict=True) if r.points is not None]
-        poses = [kp.classes_to_pixels(torch.from_numpy(c), config.model.width).numpy() for _, c in known]
-        probe = fit_probe(poses, [r.points for r, _ in known], [r.visible for r, _ in known], POINT_NAMES)
+        def with_truth(which: list[Recording], found: list[np.ndarray]) -> list[Known]:
+            return [
+                (kp.classes_to_pixels(torch.from_numpy(c), config.model.width).numpy(), r.points, r.visible)
+                for r, c in zip(which, found, strict=True)
+                if r.points is not None
+            ]
+
+        probe = fit_probe(with_truth(recordings, cells), with_truth(held_out, held_cells), POINT_NAMES)
     record = run.record | {
         "commit": git_commit(),
         "seed": config.seed,

@@ -34,6 +34,7 @@ class Stage(lightning.LightningModule):
     def __init__(self, options: OptimiserConfig, seed: int) -> None:
         super().__init__()
         self.options, self.seed = options, seed
+        self.spoiled: Tensor | bool = False  # by a loss that was not finite
 
     def clipped_modules(self) -> list[nn.Module]:
         """The modules whose gradient norms are clipped one by one, as the published optimisers do."""
@@ -63,16 +64,25 @@ class Stage(lightning.LightningModule):
 
     def report(self, prefix: str, values: dict[str, Tensor], batch: int) -> Tensor:
         loss = values["loss"]
-        if not torch.isfinite(loss):
-            parts = ", ".join(f"{k} {float(v):.4g}" for k, v in values.items())
-            raise TrainingError(
-                f"the loss is not finite at step {self.global_step} ({parts}): lower the learning rate, "
-                "and resume from the last checkpoint"
-            )
+        self.spoiled = ~torch.isfinite(loss.detach()) | self.spoiled
+        # On a GPU only now and then, because to look at a value is to wait for it.
+        if loss.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0:
+            self.check_finite()
         show = ("loss",) if prefix == "train" else ()
         for name, value in values.items():
             self.log(f"{prefix}/{name}", value.detach(), prog_bar=name in show, batch_size=batch)
         return loss
+
+    def check_finite(self) -> None:
+        """Raise TrainingError if a loss was not finite."""
+        if self.spoiled:
+            raise TrainingError(
+                f"the loss is not finite at step {self.global_step} or shortly before: lower the learning rate, and "
+                "resume from the last checkpoint, which was made before that"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self.check_finite()
 
 
 class VisionStage(Stage):
@@ -89,10 +99,11 @@ class VisionStage(Stage):
     def choose(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pick 1 + n frames of each clip [B,T,C,H,W], the first being the reference; and their numbers [B,1+n]."""
         b, t = frames.shape[:2]
-        order = torch.rand(b, t, generator=generator, device=frames.device).argsort(dim=1)
+        first = self.options.reference == "first"
+        order = torch.rand(b, t - first, generator=generator, device=frames.device).argsort(dim=1) + int(first)
+        if first:
+            order = torch.cat((torch.zeros_like(order[:, :1]), order), dim=1)
         order = order[:, : self.options.frames_per_clip + 1]
-        if self.options.reference == "first":
-            order = torch.cat((torch.zeros_like(order[:, :1]), 1 + order[:, 1:] % (t - 1)), dim=1)
         return frames[torch.arange(b, device=frames.device).unsqueeze(1), order], order
 
     def reconstruct(self, chosen: Tensor, xy: Tensor) -> dict[str, Tensor]:
@@ -149,7 +160,7 @@ class DetectionStage(VisionStage):
         values = self.reconstruct(chosen, xy)
         values["condensation"] = losses.condensation(logits.sigmoid(), o.condensation_channels)
         values["loss"] = values["reconstruction"] + o.condensation_weight * values["condensation"]
-        if o.anchor_weight or o.anchor_distance_weight:
+        if o.anchored:
             rows = torch.arange(len(order), device=order.device).unsqueeze(1)
             size = (vision.config.height, vision.config.width)
             truth = [batch[key][rows, order].flatten(0, 1) for key in ("points", "known", "visible")]
@@ -312,8 +323,8 @@ class DynamicsStage(Stage):
             "kl": losses.gaussian_kl(q, p) if o.kl_direction == "posterior_prior" else losses.gaussian_kl(p, q),
         }
         values["loss"] = values["cross_entropy"] + o.beta * values["kl"]
-        if o.free_running_weight:
-            ahead = self.free_run((*turning_point, *momentum_states[observed]), o.free_running_steps)
+        if o.free_running:
+            ahead = free_run(d, (*turning_point, *momentum_states[observed]), o.free_running_steps)
             values["free_running"] = losses.keypoint_cross_entropy(
                 ahead.flatten(0, 1), classes[:, observed:].flatten(0, 1)
             )
@@ -339,18 +350,6 @@ class DynamicsStage(Stage):
             counts = (begins <= i).to(pixels.dtype)
             state = tuple(x * counts.view(b, *[1] * (x.dim() - 1)) for x in observe(d, state, pixels[:, i]))
         return state
-
-    def free_run(self, state: tuple[Tensor, ...], steps: int) -> Tensor:
-        """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], with gradients."""
-        d = self.dynamics
-        out = []
-        for _ in range(steps):
-            h, _, *tracks = state
-            z, _ = d.prior(h)
-            logits = d.logits(h, z) + d.prior_logits(tuple(tracks))
-            state = observe(d, state, kp.classes_to_pixels(logits.argmax(dim=-1), d.config.width), z)
-            out.append(logits)
-        return torch.stack(out, dim=1)
 
     def momentum(self, tracks: tuple[Tensor, ...], pixels: Tensor) -> tuple[list[Tensor | float], list]:
         """What the motion prior adds to the logits of T frames of true cells [B,T,K,2], and its states before."""
@@ -391,11 +390,11 @@ class DynamicsStage(Stage):
     def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         classes = batch["classes"]
         values = self.losses(classes, self.generator(-1, index))
-        values |= self.free_running(classes)
+        values |= self.horizon_errors(classes)
         return self.report("val", values, len(classes))
 
     @torch.no_grad()
-    def free_running(self, classes: Tensor) -> dict[str, Tensor]:
+    def horizon_errors(self, classes: Tensor) -> dict[str, Tensor]:
         """Error in cells of the central future after half of the clip was observed, beside that of staying put.
 
         With a motion prior, also that of the future it foretells alone: what the convLSTM adds is the difference.
@@ -424,20 +423,26 @@ def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | 
     return (*d.step(h, c, d.encode_maps(maps), z), *d.advance_tracks(tuple(tracks), pixels))
 
 
-def rollout(d: Dynamics, observed: Tensor, steps: int, momentum_only: bool = False) -> Tensor:
-    """Observe cells [B,T,K], then predict `steps` more with the prior's mean as latent: int64 [B,steps,K].
+def free_run(d: Dynamics, state: tuple[Tensor, ...], steps: int, momentum_only: bool = False) -> Tensor:
+    """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], with gradients.
 
     momentum_only: by the motion prior alone, without the decoder.
     """
-    state = d.initial_state(len(observed), next(d.parameters()))
-    for i in range(observed.shape[1]):
-        state = observe(d, state, kp.classes_to_pixels(observed[:, i], d.config.width))
     out = []
     for _ in range(steps):
         h, _, *tracks = state
         z, _ = d.prior(h)
         logits = d.prior_logits(tuple(tracks))
-        classes = (logits if momentum_only else logits + d.logits(h, z)).argmax(dim=-1)
-        state = observe(d, state, kp.classes_to_pixels(classes, d.config.width), z)
-        out.append(classes)
+        if not momentum_only:
+            logits = d.logits(h, z) + logits
+        state = observe(d, state, kp.classes_to_pixels(logits.argmax(dim=-1), d.config.width), z)
+        out.append(logits)
     return torch.stack(out, dim=1)
+
+
+def rollout(d: Dynamics, observed: Tensor, steps: int, momentum_only: bool = False) -> Tensor:
+    """Observe cells [B,T,K], then predict `steps` more: int64 [B,steps,K]; see `free_run`."""
+    state = d.initial_state(len(observed), next(d.parameters()))
+    for i in range(observed.shape[1]):
+        state = observe(d, state, kp.classes_to_pixels(observed[:, i], d.config.width))
+    return free_run(d, state, steps, momentum_only).argmax(dim=-1)

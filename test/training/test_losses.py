@@ -7,10 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gridkp_ros.nets import keypoints as kp  # noqa: E402
-from gridkp_ros.nets.gridkp import Dynamics, GridKeypointConfig  # noqa: E402
+from gridkp_ros.nets.gridkp import Dynamics, GridKeypointConfig, Vision  # noqa: E402
 from gridkp_ros.training import losses  # noqa: E402
-from gridkp_ros.training.config import Stage2Config  # noqa: E402
-from gridkp_ros.training.stages import DynamicsStage, observe  # noqa: E402
+from gridkp_ros.training.config import Stage1Config, Stage2Config  # noqa: E402
+from gridkp_ros.training.stages import DetectionStage, DynamicsStage, observe  # noqa: E402
 
 
 def test_reconstruction_is_half_the_squared_error_of_a_frame() -> None:
@@ -127,7 +127,28 @@ def test_a_clip_is_warmed_up_by_its_last_frames_before_it_begins() -> None:
                 expected = observe(stage.dynamics, expected, pixels.unsqueeze(0))
             for got, wanted in zip(state, expected, strict=True):
                 torch.testing.assert_close(got[clip], wanted[0], atol=1e-5, rtol=1e-4)
-    assert set(stage.free_running(classes)) == {"cells_2", "cells_2_stays_put"}  # three frames are foretold
+    assert set(stage.horizon_errors(classes)) == {"cells_2", "cells_2_stays_put"}  # three frames are foretold
+
+
+def test_the_codes_direction_of_the_kl_is_the_other_one() -> None:
+    classes = torch.randint(0, 32 * 32, (2, 5, 3))
+    kl = {}
+    for direction in ("posterior_prior", "prior_posterior"):
+        torch.manual_seed(0)
+        stage = DynamicsStage(Dynamics(SMALL), Stage2Config(best_of=1, kl_direction=direction), seed=1)
+        kl[direction] = stage.losses(classes, torch.Generator().manual_seed(7))["kl"].item()
+    assert min(kl.values()) > 0
+    assert kl["posterior_prior"] != pytest.approx(kl["prior_posterior"], rel=1e-3)
+
+
+@pytest.mark.parametrize("reference", ["random", "first"])
+def test_frames_of_a_clip_are_drawn_without_repeating_one(reference: str) -> None:
+    stage = DetectionStage(Vision(SMALL), Stage1Config(frames_per_clip=7, reference=reference), seed=1)
+    frames = torch.arange(8.0).view(1, 8, 1, 1, 1).expand(20, -1, -1, -1, -1)
+    chosen, order = stage.choose(frames, torch.Generator().manual_seed(0))
+    assert torch.equal(chosen.flatten(1).long(), order)
+    assert torch.equal(order.sort(dim=1).values, torch.arange(8).expand(20, -1))
+    assert (order[:, 0] == 0).all() == (reference == "first")
 
 
 def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:

@@ -17,11 +17,13 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch.utils.data import Dataset  # noqa: E402
 
-from gridkp_ros.data.clips import ClipDataset  # noqa: E402
+from gridkp_ros.data.clips import ClipDataset, Recording  # noqa: E402
 from gridkp_ros.data.load import footage_recordings  # noqa: E402
 from gridkp_ros.export.bundle import ExportError, build_graphs, export  # noqa: E402
 from gridkp_ros.nets.gridkp import Vision  # noqa: E402
 from gridkp_ros.runtime import Predictor  # noqa: E402
+from gridkp_ros.sim import POINT_NAMES  # noqa: E402
+from gridkp_ros.training import run  # noqa: E402
 from gridkp_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from gridkp_ros.training.config import TrainingError, load_config  # noqa: E402
 from gridkp_ros.training.run import fit_stage, train  # noqa: E402
@@ -70,6 +72,29 @@ def test_the_bundle_predicts(trained: Path) -> None:
     assert predictor.render(forecast, steps=[1, 5]).shape == (2, 32, 32, 3)
 
 
+def test_ground_truth_anchors_keypoints_and_makes_a_probe(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the simulator's recordings do: the loss of the anchors falls, and the bundle names their points."""
+    config = tmp_path / "anchored.yaml"
+    text = (trained / "small.yaml").read_text().replace("num_keypoints: 4", "num_keypoints: 7")
+    anchored = "stage1: {anchor_weight: 10, anchor_distance_weight: 5, learning_rate: 1.0e-2, "
+    config.write_text(text.replace("stage1: {", anchored).replace("steps: 6", "steps: 30"))
+    plain = load_config(config)
+    (frames,) = footage_recordings(trained / "frames", plain.input_spec, plain.data.period_s, rate_hz=15)
+    x = 5.0 + 0.5 * np.arange(len(frames))
+    disc = np.stack([x, 13.0 + x / 3], axis=-1).astype(np.float32)
+    points = np.repeat(disc[:, None], 6, axis=1)
+    known = Recording("known", frames.frames, points, np.ones((len(points), 6), bool))
+    monkeypatch.setattr(run, "load_sources", lambda sources, config: ([known] * 3, [1.0] * 3))
+    checkpoint = train(config, out=tmp_path / "run")
+    figures = load_checkpoint(checkpoint).record["stage1"]
+    middle = np.linalg.norm(disc - 15.5, axis=-1).mean()
+    assert figures["val/anchor_cells"] < 0.7 * middle
+    probe = export(checkpoint, tmp_path / "bundle").probe
+    assert probe is not None and probe.point_names == POINT_NAMES
+
+
 class Killed(Exception):
     pass
 
@@ -109,6 +134,37 @@ def test_a_killed_run_resumes_to_the_same_weights(trained: Path, tmp_path: Path)
         assert torch.equal(value, again[name]), name
 
 
+def test_a_run_killed_before_its_last_validation_has_its_weights(trained: Path, tmp_path: Path) -> None:
+    config = load_config(trained / "small.yaml")
+    recordings = footage_recordings(trained / "frames", config.input_spec, config.data.period_s, rate_hz=15)
+    clips, check = (ClipDataset(recordings, 8, size=n, seed=n) for n in (6 * 4, 4))
+
+    def fit(run: Path, check: Dataset, resume: bool) -> tuple[DetectionStage, dict[str, float]]:
+        torch.manual_seed(0)
+        stage = DetectionStage(Vision(config.model.build()), config.stage1, seed=1)
+        return stage, fit_stage(stage, clips, check, run, "stage1", config, resume)[0]
+
+    whole, figures = fit(tmp_path / "whole", check, False)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", Dying(check, 0), False)
+    again, same_figures = fit(tmp_path / "killed", check, True)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    assert {k: v for k, v in figures.items() if k.startswith("val/")} == {
+        k: v for k, v in same_figures.items() if k.startswith("val/")
+    }
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_kept(trained: Path, tmp_path: Path) -> None:
+    config = tmp_path / "hot.yaml"
+    text = (trained / "small.yaml").read_text().replace(", warp: true", "")
+    config.write_text(text.replace("stage1: {", "stage1: {learning_rate: 1.0e+30, "))
+    with pytest.raises(TrainingError, match="not finite"):
+        train(config, out=tmp_path / "run", only="stage1")
+    for kept in (tmp_path / "run").rglob("last.ckpt"):
+        weights = torch.load(kept, weights_only=True)["state_dict"]
+        assert all(torch.isfinite(v).all() for v in weights.values())
+
+
 def test_parts_trained_one_by_one_are_the_whole_run(trained: Path) -> None:
     """Stage 1 alone, then stage 2 before synthesis, then all together: the same weights."""
     for only in ("stage1", "stage2", "synthesis"):
@@ -141,11 +197,25 @@ def test_the_detector_alone_can_be_taken_from_a_bundle(trained: Path, tmp_path: 
     assert not torch.allclose(before["vision.merge.0.weight"], after["merge.0.weight"], atol=1e-9)
 
 
-def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path) -> None:
-    shutil.copytree(trained / "run", trained / "copy")
-    (trained / "copy/stage1.safetensors").unlink()
+def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained / "run", copy)
+    other = tmp_path / "other.yaml"
+    other.write_text((trained / "small.yaml").read_text().replace("steps: 6", "steps: 8"))
     with pytest.raises(TrainingError, match="--resume"):
-        train(trained / "small.yaml", out=trained / "copy")
+        train(other, out=copy)
+    with pytest.raises(TrainingError, match=r"other\.yaml is not what the run .* was begun with \(see config\.json"):
+        train(other, out=copy, resume=True)  # nor did the refusal above make it the run's configuration
+    with pytest.raises(TrainingError, match=r"--from .* is not what the run .* was begun with \(see start\.json"):
+        train(trained / "small.yaml", out=copy, resume=True, from_bundle=trained / "run/bundle")
+
+
+def test_recordings_too_short_for_a_part_are_refused_before_training(trained: Path, tmp_path: Path) -> None:
+    config = tmp_path / "long.yaml"
+    config.write_text((trained / "small.yaml").read_text().replace("clip_length: 12", "clip_length: 45"))
+    with pytest.raises(TrainingError, match=r"no training recording has the 45 frames of a clip of motion, .* has 30"):
+        train(config, out=tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 def test_graphs_of_another_network_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
