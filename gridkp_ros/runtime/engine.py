@@ -132,7 +132,8 @@ def _open_session(
         with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to --json
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers)
+        # Else a provider that fails, now or in the middle of a stream, is replaced by the CPU with a line on stdout.
+        session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         if provider != "cpu":
             raise EngineError(f"{path} cannot be opened on {name} ({error}): {_INSTALL[provider]}") from error

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from gridkp_ros.runtime import Bundle
 from gridkp_ros.runtime.engine import Engine, EngineError, choose_provider
@@ -35,6 +37,17 @@ def test_wrong_inputs_are_named(detect: Engine, tiny_bundle_path: Path) -> None:
     feeds["pose"] = feeds["pose"][:1]
     with pytest.raises(EngineError, match=r"input 'pose' has shape \[1, 4, 2\], expected \['B', 4, 2\] with {'B': 2}"):
         update.run(feeds)
+
+
+def test_a_provider_that_fails_in_the_middle_is_not_replaced(
+    tiny_bundle_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine(Bundle.load(tiny_bundle_path), "detect.onnx")
+    engine._session._sess = Mock(wraps=engine._session._sess)
+    engine._session._sess.run.side_effect = EPFail("CUDA failure 700")
+    with pytest.raises(EngineError, match=r"detect\.onnx failed on CPUExecutionProvider: CUDA failure 700"):
+        engine.run({"image": np.zeros((1, 64, 64, 3), np.uint8)})
+    assert capfd.readouterr().out == ""
 
 
 def test_free_dimensions_are_told_from_fixed_ones(detect: Engine) -> None:
