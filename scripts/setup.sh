@@ -44,6 +44,13 @@ fi
 say "$ros; $("$python" --version); profile $profile"
 
 # ---- virtual environment
+# Made for one ROS 2 it is of no use beside another (it lacks the wheels, or hides the system's packages), and neither
+# is what was built with it.
+made_for="$(cat "$venv/gridkp-ros" 2>/dev/null || true)"
+if [ -n "$made_for" ] && [ "$made_for" != "$ros" ]; then
+  say "making .venv and install anew: they were made for $made_for"
+  rm -rf "$venv" build install
+fi
 if [ ! -x "$venv/bin/python" ]; then
   say "creating .venv"
   if ! "$python" -m venv "${venv_options[@]}" "$venv" 2>/dev/null; then
@@ -54,6 +61,7 @@ if [ ! -x "$venv/bin/python" ]; then
   fi
 fi
 python="$venv/bin/python"
+printf '%s' "$ros" >"$venv/gridkp-ros"
 
 constraints=(-c requirements/constraints.txt)
 if [ "${#venv_options[@]}" -gt 0 ] && "$python" -c 'import sys, numpy; sys.exit(int(numpy.__version__.split(".")[0]) > 1)' 2>/dev/null; then
@@ -61,7 +69,7 @@ if [ "${#venv_options[@]}" -gt 0 ] && "$python" -c 'import sys, numpy; sys.exit(
   printf 'numpy<2\n' >"$venv/numpy_of_ros.txt"
   constraints+=(-c "$venv/numpy_of_ros.txt")
 fi
-wanted="$(cat requirements/*.txt scripts/setup.sh "$venv/pyvenv.cfg" | hash_of)"
+wanted="$(cat requirements/*.txt scripts/setup.sh "$venv/pyvenv.cfg" "$venv/gridkp-ros" | hash_of)"
 stamp="$venv/gridkp-packages-$profile"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   say "installing Python packages (minutes the first time)"
@@ -89,7 +97,7 @@ if [ ! -f "$header" ]; then
   [ -f "$header" ] || die "$header is missing; run: sudo apt-get install python3-dev"
 fi
 wanted="$({
-  cat CMakeLists.txt package.xml scripts/starter.py.in msg/* srv/* "$venv/pyvenv.cfg"
+  cat CMakeLists.txt package.xml scripts/starter.py.in msg/* srv/* "$venv/pyvenv.cfg" "$venv/gridkp-ros"
   find gridkp_ros launch config models examples -type f ! -path '*__pycache__*' | LC_ALL=C sort
 } | hash_of)"
 stamp="install/.gridkp-built"
