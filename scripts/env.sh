@@ -25,12 +25,12 @@ if [ -f "$_gridkp_root/install/local_setup.bash" ]; then
   source "$_gridkp_root/install/local_setup.bash"
 fi
 
-# An image is larger than Fast DDS's default shared-memory segment and most are lost without a larger one.
-case "${ROS_DISTRO:-}" in
-  humble | iron | jazzy) _gridkp_profile=FASTRTPS_DEFAULT_PROFILES_FILE ;;
-  *) _gridkp_profile=FASTDDS_DEFAULT_PROFILES_FILE ;;
-esac
-if [ -z "${!_gridkp_profile:-}" ]; then
-  export "$_gridkp_profile=$_gridkp_root/config/fastdds_large_images.xml"
+# An image is larger than Fast DDS's default shared-memory segment and most are lost without a larger one. What the user
+# has chosen stays (as in gridkp_ros/node/transport.py).
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}${FASTDDS_BUILTIN_TRANSPORTS:-}" ]; then
+  case "${ROS_DISTRO:-}" in
+    humble | iron | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE="$_gridkp_root/config/fastdds_large_images.xml" ;;
+    *) export FASTDDS_DEFAULT_PROFILES_FILE="$_gridkp_root/config/fastdds_large_images.xml" ;;
+  esac
 fi
-unset _gridkp_root _gridkp_profile
+unset _gridkp_root

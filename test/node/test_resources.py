@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 
 from gridkp_ros.node.resources import ResourceError, find_model, find_resource
 from gridkp_ros.node.transport import dds_environment
+
+
+ENV = Path(__file__).resolve().parents[2] / "scripts" / "env.sh"
+VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 
 
 def test_a_model_is_found_by_path_and_by_name_under_any_prefix(
@@ -32,7 +37,7 @@ def test_a_missing_resource_says_where_it_was_looked_for() -> None:
 
 
 def test_the_transport_profile_holds_an_hd_image_and_yields_to_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("ROS_DISTRO", raising=False)
     ((name, path),) = dds_environment().items()
@@ -43,3 +48,17 @@ def test_the_transport_profile_holds_an_hd_image_and_yields_to_the_users(monkeyp
     assert list(dds_environment()) == ["FASTRTPS_DEFAULT_PROFILES_FILE"]
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
     assert dds_environment() == {}
+
+
+@pytest.mark.parametrize("chosen", [{}, {"ROS_DISTRO": "jazzy"}, *({name: "mine"} for name in VARIABLES)], ids=str)
+def test_a_sourced_environment_has_the_same_transport_as_a_launched_one(
+    chosen: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*VARIABLES, "ROS_DISTRO"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    printed = subprocess.run(["bash", "-c", f"source {ENV} && env"], capture_output=True, text=True, check=True).stdout
+    values = dict(line.partition("=")[::2] for line in printed.splitlines())
+    expected = {**chosen, **{name: str(Path(path).resolve()) for name, path in dds_environment().items()}}
+    assert {n: values[n] for n in VARIABLES if n in values} == {n: expected[n] for n in VARIABLES if n in expected}
