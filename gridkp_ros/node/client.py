@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,12 @@ class Forecast:
         """Return what is predicted for a time, interpolated linearly between two steps.
 
         Args:
-            time: seconds after the newest image, or a Time (builtin_interfaces or rclpy) on its clock.
+            time: seconds after the newest image, as a number or a Duration, or a Time on its clock (both of
+                builtin_interfaces or rclpy).
 
         Raises:
-            ForecastError: the time lies before the newest image or beyond the last step. Between the newest image and
-                the first step the first step's values are returned.
+            ForecastError: time is none of these, or lies before the newest image or beyond the last step. Between the
+                newest image and the first step the first step's values are returned.
         """
         after_s = self._after_s(time)
         first, last = self.times_s[0], self.times_s[-1]
@@ -121,11 +123,16 @@ class Forecast:
         )
 
     def _after_s(self, time: Any) -> float:
-        if isinstance(time, (int, float)):
+        if isinstance(time, Real):
             return float(time)
         if hasattr(time, "nanoseconds"):
-            return time.nanoseconds * 1e-9 - self.stamp_s
-        return _seconds(time) - self.stamp_s
+            seconds = time.nanoseconds * 1e-9
+        elif hasattr(time, "nanosec"):
+            seconds = _seconds(time)
+        else:
+            raise ForecastError(f"time is {time!r}: give seconds after the newest image, a Duration or a Time")
+        # Both have the same fields, and rclpy's, builtin_interfaces' and rosbags' classes share only their names.
+        return seconds if type(time).__name__.endswith("Duration") else seconds - self.stamp_s
 
 
 def probability_in_circle(

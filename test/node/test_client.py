@@ -13,8 +13,16 @@ from gridkp_ros.node.client import Forecast, ForecastError, probability_in_circl
 T, K, S = 4, 3, 2
 
 
-def duration(seconds: float) -> SimpleNamespace:
-    return SimpleNamespace(sec=math.floor(seconds), nanosec=round((seconds % 1) * 1e9))
+class Time(SimpleNamespace):
+    """As in builtin_interfaces."""
+
+
+class Duration(SimpleNamespace):
+    """As in builtin_interfaces."""
+
+
+def time(seconds: float, kind: type = Time) -> SimpleNamespace:
+    return kind(sec=math.floor(seconds), nanosec=round((seconds % 1) * 1e9))
 
 
 def message(named: bool = True) -> SimpleNamespace:
@@ -25,9 +33,9 @@ def message(named: bool = True) -> SimpleNamespace:
     covariance = np.tile(np.array([4.0, 1.0, 9.0], np.float32), (T, K, 1))
     names = ["tip"] if named else []
     return SimpleNamespace(
-        header=SimpleNamespace(stamp=duration(100.0), frame_id="camera"), epoch=2, model_id="m@1",
-        time_from_start=[duration(0.1 * i) for i in range(1, T + 1)], trusted_steps=3, num_samples=S, num_keypoints=K,
-        points=points.ravel(), sample_weights=[0.5, 0.5], mean=mean.ravel(), covariance=covariance.ravel(),
+        header=SimpleNamespace(stamp=time(100.0), frame_id="camera"), epoch=2, model_id="m@1",
+        time_from_start=[time(0.1 * i, Duration) for i in range(1, T + 1)], trusted_steps=3, num_samples=S,
+        num_keypoints=K, points=points.ravel(), sample_weights=[0.5, 0.5], mean=mean.ravel(), covariance=covariance.ravel(),
         confidence=np.full(T * K, np.nan), point_names=names, named_mean=mean[:, : len(names)].ravel(),
         named_covariance=covariance[:, : len(names)].ravel(),
     )
@@ -41,19 +49,45 @@ def test_shapes_and_samples() -> None:
         forecast.sample(2)
 
 
-@pytest.mark.parametrize(("time", "x"), [(0.1, 10.0), (0.25, 25.0), (0.4, 40.0), (0.0, 10.0), (duration(100.35), 35.0)])
-def test_at_interpolates_between_steps(time: object, x: float) -> None:
-    state = Forecast(message()).at(time)
+@pytest.mark.parametrize(
+    ("when", "x"),
+    [
+        (0.1, 10.0), (0.25, 25.0), (0.4, 40.0), (0.0, 10.0), (np.float32(0.25), 25.0), (np.int64(0), 10.0),
+        (time(100.35), 35.0), (Time(nanoseconds=100_350_000_000), 35.0),
+        (time(0.35, Duration), 35.0), (Duration(nanoseconds=350_000_000), 35.0),
+    ],
+)
+def test_at_interpolates_between_steps(when: object, x: float) -> None:
+    state = Forecast(message()).at(when)
     assert state.points[0, 0] == pytest.approx(x, abs=1e-4)
     assert state.named_points[0, 0] == pytest.approx(x, abs=1e-4)
+
+
+@pytest.mark.parametrize("when", ["0.5", None, [0.1, 0.2]])
+def test_at_refuses_what_is_no_time(when: object) -> None:
+    with pytest.raises(ForecastError, match="give seconds after the newest image, a Duration or a Time"):
+        Forecast(message()).at(when)
+
+
+def test_at_takes_the_times_and_durations_of_ros() -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    from builtin_interfaces.msg import Duration as DurationMessage
+    from builtin_interfaces.msg import Time as TimeMessage
+    from rclpy.duration import Duration as RosDuration
+    from rclpy.time import Time as RosTime
+
+    forecast = Forecast(message())
+    for when in (RosDuration(nanoseconds=250_000_000), DurationMessage(nanosec=250_000_000),
+                 RosTime(seconds=100, nanoseconds=250_000_000), TimeMessage(sec=100, nanosec=250_000_000)):
+        assert forecast.at(when).time_s == pytest.approx(0.25, abs=1e-6)
 
 
 def test_at_says_what_is_trusted_and_refuses_what_it_does_not_know() -> None:
     forecast = Forecast(message())
     assert forecast.at(0.3).trusted and not forecast.at(0.31).trusted
-    for time in (-0.1, 0.6):
+    for when in (-0.1, 0.6):
         with pytest.raises(ForecastError, match=r"reaches from 0 to 0\.400 s"):
-            forecast.at(time)
+            forecast.at(when)
 
 
 def test_enters_circle_needs_a_known_name() -> None:
