@@ -30,7 +30,7 @@ class KeepOutPlanner(Node):
                             (("x", 320.0), ("y", 240.0), ("radius", 60.0)))
         self.limit = self.declare_parameter("probability", 0.2).value
         self.warning_pub = self.create_publisher(Bool, "~/warning", 10)
-        self.create_subscription(KeypointForecast, "/predictor_node/forecast", self.on_forecast, 10)
+        self.create_subscription(KeypointForecast, "predictor_node/forecast", self.on_forecast, 10)
 
     def on_forecast(self, message: KeypointForecast) -> None:
         """Warn if any trusted step puts the point in the circle with more than the given probability."""

@@ -66,11 +66,12 @@ def make_node(context: LaunchContext) -> list:
             entities=[change(Transition.TRANSITION_ACTIVATE)],
         )
     )
+    name = "/".join(["", *filter(None, value["namespace"].split("/")), "predictor_node"])
     refused = RegisterEventHandler(
         OnStateTransition(
             target_lifecycle_node=node, start_state="configuring", goal_state="unconfigured",
-            entities=[LogInfo(msg="predictor_node refused to configure; its log says why. Correct the parameter with "
-                                  "`ros2 param set`, then: ros2 lifecycle set /predictor_node configure")],
+            entities=[LogInfo(msg=f"{name} refused to configure; its log says why. Correct the parameter with `ros2 "
+                                  f"param set {name} ...`, then: ros2 lifecycle set {name} configure")],
         )
     )
     return [node, activate, refused, change(Transition.TRANSITION_CONFIGURE)]
