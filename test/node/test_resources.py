@@ -10,7 +10,6 @@ import pytest
 from gridkp_ros.node.resources import ResourceError, find_model, find_resource
 from gridkp_ros.node.transport import dds_environment
 
-
 ENV = Path(__file__).resolve().parents[2] / "scripts" / "env.sh"
 VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 
