@@ -35,7 +35,8 @@ def message(named: bool = True) -> SimpleNamespace:
     return SimpleNamespace(
         header=SimpleNamespace(stamp=time(100.0), frame_id="camera"), epoch=2, model_id="m@1",
         time_from_start=[time(0.1 * i, Duration) for i in range(1, T + 1)], trusted_steps=3, num_samples=S,
-        num_keypoints=K, points=points.ravel(), sample_weights=[0.5, 0.5], mean=mean.ravel(), covariance=covariance.ravel(),
+        num_keypoints=K, points=points.ravel(), sample_weights=[0.5, 0.5], mean=mean.ravel(),
+        covariance=covariance.ravel(),
         confidence=np.full(T * K, np.nan), point_names=names, named_mean=mean[:, : len(names)].ravel(),
         named_covariance=covariance[:, : len(names)].ravel(),
     )
