@@ -54,7 +54,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def receive(options: argparse.Namespace) -> None:
-    """Receive until nothing has come for two seconds; print count and ages (ms) as JSON."""
+    """Receive until all are there, or are eight seconds overdue; print their ages (ms) as JSON."""
     import rclpy
     from sensor_msgs.msg import Image
 

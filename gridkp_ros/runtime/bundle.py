@@ -415,11 +415,6 @@ class Bundle:
             bundle.read_graph(name)
         return bundle
 
-    def graph_path(self, name: str, variant: str | None = None) -> Path:
-        """Return the path of a graph ("detect", ...) or a variant of it; BundleError if there is none."""
-        file = f"{name}.onnx" if variant is None else f"{name}.{variant}.onnx"
-        return self._file_path(file)
-
     def read_graph(self, file: str) -> bytes:
         """Return the bytes of a graph file after checking its checksum, that it is whole, and its shapes."""
         path = self._file_path(file)
