@@ -417,8 +417,8 @@ def test_auto_says_what_it_took(
     monkeypatch.setattr(engine_module.onnxruntime, "get_available_providers", lambda: available)
     real = engine_module.onnxruntime.InferenceSession
 
-    def without_gpu(content: bytes, options: object, providers: list) -> object:
-        return real(content, options, providers=["CPUExecutionProvider"])
+    def without_gpu(content: bytes, options: object, providers: list, **others: object) -> object:
+        return real(content, options, providers=["CPUExecutionProvider"], **others)
 
     monkeypatch.setattr(engine_module.onnxruntime, "InferenceSession", without_gpu)
     with pytest.raises(PredictorError, match="could not start CUDAExecutionProvider and fell back to CPU"):
