@@ -228,6 +228,8 @@ class PredictorNode(LifecycleNode):
             temperature=settings.temperature,
             scene_cut_threshold=settings.scene_cut_threshold,
         )
+        if settings.publish_frames:
+            predictor.open_render()
         self.get_logger().info(
             f"{predictor.model_id} on {predictor.provider}, a step every {1e3 * predictor.manifest.period_s:.1f} ms"
         )

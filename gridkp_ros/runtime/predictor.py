@@ -235,6 +235,17 @@ class Predictor:
         except EngineError as error:
             raise PredictorError(str(error)) from error
 
+    def open_render(self) -> None:
+        """Open the graphs of `render` now, which it would do when first called, in the middle of a stream.
+
+        Raises BundleError or PredictorError if they cannot be opened.
+        """
+        try:
+            for file in ("encode.onnx", "render.onnx"):
+                self._engine(file)
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+
     # -- inside
 
     def _start_engines(self, provider: str) -> str:

@@ -319,6 +319,7 @@ def test_reset_starts_afresh(make_rig: MakeRig) -> None:
 
 def test_pictures_are_made_only_for_subscribers(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = make_rig(frame_steps=[2, 5, 99])
+    monkeypatch.setattr("gridkp_ros.runtime.predictor.Engine", None)  # no graph is left to be opened
     rendered: list[int] = []
     render = rig.node._predictor.render
     monkeypatch.setattr(rig.node._predictor, "render", lambda *a, **k: (rendered.append(1), render(*a, **k))[1])

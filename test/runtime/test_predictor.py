@@ -349,6 +349,12 @@ def test_frames_show_the_predicted_keypoints_on_the_newest_frame(predictor: Pred
     assert predictor.render(forecast, []).shape == (0, 64, 64, 3)
 
 
+def test_the_graphs_of_render_can_be_opened_ahead(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor.open_render()
+    monkeypatch.setattr("gridkp_ros.runtime.predictor.Engine", None)
+    assert predictor.render(predictor.forecast(3), [1]).shape == (1, 64, 64, 3)
+
+
 def test_the_reference_frame_is_the_newest_absorbed_one(predictor: Predictor) -> None:
     forecast = predictor.forecast(2)
     first = predictor.render(forecast, [1])
