@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from gridkp_ros.evaluation.metrics import EvaluationError
-from gridkp_ros.evaluation.replay import write_metrics
+from gridkp_ros.evaluation.replay import clear_outputs, write_metrics
 from gridkp_ros.evaluation.report import Table, write_report
 from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_truth
 from gridkp_ros.evaluation.storyboard import Storyboard, View
@@ -194,35 +195,37 @@ def evaluate_recording(
         info.fill,
     )
     names = tuple(info.point_names)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    clear_outputs(out_dir)
     scorer = story = placement = None
-    for stamp_ns, image in _images(bag, recording.image_topic):
-        seen = recording.keypoints.get(stamp_ns)
-        if seen is None:
-            continue
-        height, width = image.shape[:2]
-        if placement is None or (placement.source_width, placement.source_height) != (width, height):
-            placement = Placement.of(spec, width, height, seen_part(width, height, half, region))
-            cell_px = tuple(float(v) for v in placement.scale * (spec.width / 64, spec.height / 64))
-        if scorer is None:
-            scorer = ForecastScorer(
-                period_s=period_s, cell_size_px=cell_px, point_names=names, truth=_truth(recording, names)
+    with ExitStack() as stack:
+        for stamp_ns, image in _images(bag, recording.image_topic):
+            seen = recording.keypoints.get(stamp_ns)
+            if seen is None:
+                continue
+            height, width = image.shape[:2]
+            if placement is None or (placement.source_width, placement.source_height) != (width, height):
+                placement = Placement.of(spec, width, height, seen_part(width, height, half, region))
+                cell_px = tuple(float(v) for v in placement.scale * (spec.width / 64, spec.height / 64))
+            if scorer is None:
+                scorer = ForecastScorer(
+                    period_s=period_s, cell_size_px=cell_px, point_names=names, truth=_truth(recording, names)
+                )
+                corners = np.array([[-0.5, -0.5], [spec.width - 0.5, spec.height - 0.5]])
+                view = tuple(float(v) for v in placement.to_source_points(corners).ravel())
+                story = stack.enter_context(Storyboard(out_dir, period_s=period_s, view_rect=view))
+            model_image = placement.to_model_image(image)
+            view = _view(seen, image, model_image, recording.forecasts.get(stamp_ns), recording.frames.get(stamp_ns))
+            scorer.add_observation(
+                stamp_ns, view.epoch, view.points, view.confidence, model_image, named_points=view.named_points,
+                cell_size_px=cell_px,
             )
-            corners = np.array([[-0.5, -0.5], [spec.width - 0.5, spec.height - 0.5]])
-            view = tuple(float(v) for v in placement.to_source_points(corners).ravel())
-            story = Storyboard(out_dir, period_s=period_s, view_rect=view)
-        model_image = placement.to_model_image(image)
-        view = _view(seen, image, model_image, recording.forecasts.get(stamp_ns), recording.frames.get(stamp_ns))
-        scorer.add_observation(
-            stamp_ns, view.epoch, view.points, view.confidence, model_image, named_points=view.named_points,
-            cell_size_px=cell_px,
-        )
-        if view.mean is not None:
-            scorer.add_forecast(
-                stamp_ns, view.epoch, view.times_ns, view.mean, view.covariance, view.frames, view.named_mean,
-                view.named_covariance,
-            )
-        story.add(view)
+            if view.mean is not None:
+                scorer.add_forecast(
+                    stamp_ns, view.epoch, view.times_ns, view.mean, view.covariance, view.frames, view.named_mean,
+                    view.named_covariance,
+                )
+            story.add(view)
+        files = story.close() if story is not None else None
     if scorer is None:
         raise EvaluationError(f"{bag}: none of its {recording.num_images} images belongs to recorded keypoints")
     result = {
@@ -233,7 +236,6 @@ def evaluate_recording(
         **scorer.result(),
     }
     write_metrics(out_dir, result)
-    files = story.close()
     write_report(
         out_dir, result, title=title, film=files.film, strip=files.strip, notes=files.notes, tables=tables
     )
