@@ -55,6 +55,19 @@ def test_a_frame_drawn_with_its_own_keypoints_starts_from_the_reference() -> Non
     assert torch.equal(drawn, frame)
 
 
+def test_either_reading_of_the_keypoint_maps_tells_the_synthesiser_where_they_are() -> None:
+    """The difference of two sets of maps (the code), or both (as the paper words it): K more channels."""
+    torch.manual_seed(0)
+    weights = {}
+    for maps in ("difference", "both"):
+        vision = Vision(GridKeypointConfig(num_keypoints=3, height=32, width=32, base=8, hidden=16, maps=maps)).eval()
+        frame, here = torch.rand(1, 3, 32, 32) - 0.5, torch.tensor([[[0.0, 0.0], [0.5, 0.5], [-0.5, 0.5]]])
+        drawn = [vision.decode(vision.encode(frame), frame, here, xy) for xy in (here, here + 0.25)]
+        assert not torch.allclose(*drawn, atol=1e-4)
+        weights[maps] = vision.merge[0].weight.shape[1]
+    assert weights["both"] == weights["difference"] + 3
+
+
 def test_a_warped_reference_follows_its_keypoint_before_any_training() -> None:
     vision = Vision(replace(SMALL, num_keypoints=1, warp=True)).eval()
     reference = torch.zeros(1, 3, 32, 32)
