@@ -155,6 +155,9 @@ class Stage2Config(OptimiserConfig):
     free_running_distance_weight: weight of the distance, in cells, of those predictions from the truth.
     warmup_frames: frames before those of the clip, up to which many are absorbed without gradients, a number drawn for
     each clip (0: every clip begins from zeros, the paper). Online the state has seen more than a clip's frames.
+    prior_tolerance: after training, scale the decoder's last layer down, in quarters, until forecasts of validation
+    clips are at most this share farther off than the motion prior's alone (default: leave it as trained). A short
+    training adds noise to the best cell before it adds knowledge, but spreads the distribution as it should be.
     kl_direction: "posterior_prior" is KL(q || p) as the paper has it; the published code has it the other way round.
     """
 
@@ -166,6 +169,7 @@ class Stage2Config(OptimiserConfig):
     free_running_distance_weight: float = Field(0.0, ge=0)
     free_running_steps: PositiveInt = 15
     warmup_frames: int = Field(0, ge=0)
+    prior_tolerance: float | None = Field(None, ge=0)
 
     @property
     def free_running(self) -> bool:

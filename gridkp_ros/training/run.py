@@ -373,12 +373,17 @@ def train(
         )
         run.part("motion", prior, MotionStage(prior, om, config.seed), *clips)
     length = o2.warmup_frames + config.data.clip_length
-    clips = (
+    learned, checked = (
         CellClips(run.clips(o2, 2, training, length), found) for training, found in ((True, cells), (False, held_cells))
     )
-    run.part("stage2", model.dynamics, DynamicsStage(model.dynamics, o2, config.seed), *clips)
+    stage2 = DynamicsStage(model.dynamics, o2, config.seed)
+    run.part("stage2", model.dynamics, stage2, learned, checked)
     if only == "stage2":
         return checkpoint
+    if model.dynamics.motion_prior is not None and o2.prior_tolerance is not None:
+        batches = [batch["classes"] for batch in DataLoader(checked, o2.batch_clips)]
+        run.record["decoder_gain"] = stage2.shrink_decoder(batches)
+        log.info("stage2: the decoder's last layer is scaled by %g", run.record["decoder_gain"])
 
     probe = None
     if run.truth:

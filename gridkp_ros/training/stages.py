@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import lightning
 import torch
@@ -412,6 +413,21 @@ class DynamicsStage(Stage):
             error = offset.norm(dim=-1).mean(dim=(0, 2))
             out |= {f"cells_{step}{name}": error[step - 1] for step in (2, 5, 10, 15) if step <= steps}
         return out
+
+    @torch.no_grad()
+    def shrink_decoder(self, clips: Sequence[Tensor]) -> float:
+        """Scale the decoder's last layer as `prior_tolerance` asks for, on batches of cells; returns the factor."""
+        layer = self.dynamics.to_logits
+        weight, bias = layer.weight.clone(), layer.bias.clone()
+        for gain in (1.0, 0.75, 0.5, 0.25, 0.0):
+            layer.weight.copy_(gain * weight)
+            layer.bias.copy_(gain * bias)
+            errors = [self.horizon_errors(batch) for batch in clips]
+            steps = [name for name in errors[0] if name.removeprefix("cells_").isdigit()]
+            whole, alone = (sum(e[name + end] for e in errors for name in steps) for end in ("", "_momentum"))
+            if whole <= (1 + self.options.prior_tolerance) * alone:
+                break
+        return gain
 
 
 def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | None = None) -> tuple[Tensor, ...]:

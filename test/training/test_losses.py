@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -149,6 +151,19 @@ def test_frames_of_a_clip_are_drawn_without_repeating_one(reference: str) -> Non
     assert torch.equal(chosen.flatten(1).long(), order)
     assert torch.equal(order.sort(dim=1).values, torch.arange(8).expand(20, -1))
     assert (order[:, 0] == 0).all() == (reference == "first")
+
+
+def test_a_decoder_that_spoils_the_motion_priors_forecasts_is_scaled_down() -> None:
+    torch.manual_seed(0)
+    dynamics = Dynamics(replace(SMALL, motion_width=8))
+    torch.nn.init.normal_(dynamics.to_logits.weight, std=30.0)
+    noisy = dynamics.to_logits.weight.detach().clone()
+    rest = torch.tensor([300, 500, 700]).expand(1, 12, 3)  # untrained, the prior says that all stay put: right here
+    slow = rest + torch.arange(12).view(1, 12, 1) // 4
+    for clips, tolerance, gain in ((slow, 1e6, 1.0), (rest, 0.0, 0.0)):
+        stage = DynamicsStage(dynamics, Stage2Config(prior_tolerance=tolerance), seed=1)
+        assert stage.shrink_decoder([clips]) == gain
+        torch.testing.assert_close(dynamics.to_logits.weight, gain * noisy)
 
 
 def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:
