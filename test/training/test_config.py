@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("pydantic")
 pytest.importorskip("torch")
 
-from gridkp_ros.training.config import TrainingError, load_config
+from gridkp_ros.training.config import ModelConfig, TrainingError, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,6 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("path", sorted((ROOT / "config/train").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_configurations_that_ship_are_valid(path: Path) -> None:
     assert load_config(path).name
+
+
+@pytest.mark.parametrize("name", ["own_videos", "dvrk_sim_continued"])
+def test_what_continues_from_the_bundle_that_ships_has_its_network(name: str) -> None:
+    manifest = json.loads((ROOT / "models/dvrk_sim/manifest.json").read_text())
+    shipped = ModelConfig.model_validate(manifest["provenance"]["configuration"]["model"])
+    assert load_config(ROOT / f"config/train/{name}.yaml").model == shipped
 
 
 def write(tmp_path: Path, text: str) -> Path:
