@@ -118,6 +118,7 @@ class Storyboard:
         self._strips: list[np.ndarray] = []
         self._stride, self._candidates = 1, 0
         self._stripped: set[tuple[int, int]] = set()
+        self._any_drawn = False  # then a strip shows a forecast whose frames were drawn: a node puts some off
         self._start_ns: int | None = None
         self._panel_size: tuple[int, int] | None = None
 
@@ -129,6 +130,7 @@ class Storyboard:
             self._flush()
         if self._start_ns is None:
             self._start_ns = view.stamp_ns
+        self._any_drawn |= bool(view.frames)
         self._shots.append(self._shoot(view))
         self._film_until(view.stamp_ns - self._ns(self._lead) - self._half_period_ns)
         self._strip_until(view.stamp_ns - self._ns(self._horizon_steps) - self._half_period_ns)
@@ -209,9 +211,11 @@ class Storyboard:
         if view.times_ns is None or not len(view.times_ns):
             return None
         offset = np.abs(np.asarray(view.times_ns) - self._ns(steps))
-        index = int(offset.argmin())
-        if offset[index] > self._half_period_ns:
+        near = np.flatnonzero(offset <= self._half_period_ns + 1_000_000)  # stamps are whole nanoseconds
+        if not len(near):
             return None
+        # An image may lie half a period from the model's ticks: of two steps as near as each other, the drawn one.
+        index = int(min(near, key=lambda i: (i + 1 not in view.frames, offset[i])))
         return index, view.frames.get(index + 1)
 
     # ---- film
@@ -290,7 +294,7 @@ class Storyboard:
             key = (shot.view.epoch, shot.view.stamp_ns)
             if shot.view.stamp_ns > stamp_ns:
                 break
-            if key in self._stripped or shot.view.mean is None:
+            if key in self._stripped or shot.view.mean is None or (self._any_drawn and not shot.view.frames):
                 continue
             self._stripped.add(key)
             self._candidates += 1

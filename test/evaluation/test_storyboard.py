@@ -73,3 +73,34 @@ def test_a_film_cut_off_says_which_time_it_reached(tmp_path: Path) -> None:
     files = story.close()
     assert files.notes == ("The film ends at t = 2 s of the recording.",)
     assert len(list(open_source(files.film))) == 30
+
+
+def test_strips_show_forecasts_that_were_drawn_where_some_were_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[View] = []
+    plain = Storyboard._strip
+
+    def listening(story: Storyboard, shot: storyboard._Shot) -> np.ndarray:
+        shown.append(shot.view)
+        return plain(story, shot)
+
+    monkeypatch.setattr(Storyboard, "_strip", listening)
+    story = Storyboard(tmp_path, period_s=1 / 15, strips=2)
+    for index in range(60):
+        story.add(view(index, drawn=index % 3 == 1))
+    assert story.close().strip
+    assert len(shown) >= 4
+    assert all(v.frames for v in shown)
+
+
+def test_of_two_steps_as_near_the_drawn_one_is_shown(tmp_path: Path) -> None:
+    """An image half a period from the model's ticks: the steps lie 4.5 and 5.5 periods of 1/15 s ahead of it."""
+    story = Storyboard(tmp_path, period_s=1 / 15)
+    seen = view(0, drawn=True)
+    for early in (-1, 0, 1):  # whole nanoseconds
+        ahead = View(**{**seen.__dict__, "times_ns": seen.times_ns + PERIOD_NS // 2 + early})
+        assert story._predicted(ahead, 5)[0] + 1 == 5
+        ahead = View(**{**seen.__dict__, "times_ns": seen.times_ns - PERIOD_NS // 2 + early})
+        assert story._predicted(ahead, 5)[0] + 1 == 5
+    story.close()
