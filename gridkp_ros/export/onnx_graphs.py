@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,17 +20,20 @@ def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, 
     names = list(module.inputs)
     shapes = tuple({d: torch.export.Dim(n) for d, n in dynamic.get(name, {}).items()} for name in names)
     kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(example),
-        dynamo=True,
-        input_names=names,
-        output_names=list(module.outputs),
-        dynamic_shapes=(shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes,
-        opset_version=OPSET,
-        optimize=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name")  # two axes that agree have one name: as meant
+        warnings.filterwarnings("ignore", category=FutureWarning)  # the exporter's own use of PyTorch
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example),
+            dynamo=True,
+            input_names=names,
+            output_names=list(module.outputs),
+            dynamic_shapes=(shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes,
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+        )
     model = program.model_proto
     del model.metadata_props[:]
     for node in model.graph.node:  # the exporter notes source lines and paths of the machine it ran on
