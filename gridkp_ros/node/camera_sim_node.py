@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
@@ -79,6 +80,8 @@ class CameraSimNode(Node):
         )
 
         def progress(done: int, total: int) -> None:
+            if not self.context.ok():  # a SIGTERM says so here alone
+                raise ExternalShutdownException
             log.info(f"rendering: {done} of {total} frames", throttle_duration_sec=2.0)
 
         return [load_or_render(config, text["seed"] + i, progress=progress) for i in range(text["num_episodes"])]
