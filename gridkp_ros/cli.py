@@ -158,7 +158,11 @@ def info(
         return
     table = Table(title=str(bundle.path), show_header=False, title_justify="left")
     for name, value in facts.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value, indent=1))
+        if name == "provenance":  # pages of it: --json, and MODEL_CARD.md for people
+            value = value.get("description", "")
+        elif name == "graphs":
+            value = ", ".join(value)
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
     Console().print(table)
 
 
@@ -266,7 +270,8 @@ def _show_result(result: dict[str, Any], out: Path, as_json: bool) -> None:
             means = [by_step[metric][method]["mean"] for by_step in result["horizons"].values()]
             table.add_row(metric, method, *("-" if m is None else f"{m:.3f}" for m in means))
     console.print(table)
-    console.print(f"intervals, curves and pictures: {out}", highlight=False)
+    made = "metrics.json with intervals and curves" + (", report.html" if (out / "report.html").is_file() else "")
+    console.print(f"{out}: {made}", highlight=False)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -285,6 +290,9 @@ def main(args: list[str] | None = None) -> int:
         if extra is None:
             raise
         _console().print(f"gridkp: {error.name} is not installed: pip install 'gridkp_ros\\[{extra}]'", highlight=False)
+        return 1
+    except OSError as error:  # a folder that cannot be made, a full disk: it names the file itself
+        _console().print(f"gridkp: {error}", highlight=False, markup=False)
         return 1
     except Exception as error:
         # Each room has a domain error whose message says what, where and what to do; anything else is a bug.

@@ -81,6 +81,7 @@ class PredictorNode(LifecycleNode):
         self._convert = None
         self._mailbox: Mailbox[_Received] = Mailbox()
         self._pictures_put_off = 0
+        self._pose_s = 0.0  # what one step of one sample took in the newest forecast
         self._worker: threading.Thread | None = None
         self._statistics = Statistics()
         self._subscription = None
@@ -365,9 +366,9 @@ class PredictorNode(LifecycleNode):
         self._keypoints_pub.publish(keypoints_message(observation, header, predictor.model_id))
         forecast = None
         if observation.ready:
-            forecast = predictor.forecast(
-                settings.horizon_steps, self._num_samples(settings), settings.temperature, settings.seed
-            )
+            samples, begun_s = self._num_samples(settings), time.monotonic()
+            forecast = predictor.forecast(settings.horizon_steps, samples, settings.temperature, settings.seed)
+            self._pose_s = (time.monotonic() - begun_s) / (settings.horizon_steps * samples)
             now_ns = self.get_clock().now().nanoseconds
             self._forecast_pub.publish(
                 forecast_message(forecast, header, frames_dropped=statistics.dropped, now_ns=now_ns)
@@ -376,7 +377,8 @@ class PredictorNode(LifecycleNode):
             statistics.latency_s.append((now_ns - forecast.stamp_ns) * 1e-9)
         if self._pictures_may_be_drawn():
             self._publish_pictures(image, getattr(message, "encoding", "rgb8"), header, observation, forecast)
-        statistics.busy_s.append(time.monotonic() - start_s)
+        if forecast is not None:
+            statistics.busy_s.append(time.monotonic() - start_s)
 
     def _pictures_may_be_drawn(self) -> bool:
         """Pictures are for people and give way to a frame that waits to be absorbed, but not for long."""
@@ -447,6 +449,12 @@ class PredictorNode(LifecycleNode):
         if len(set(indices)) != len(indices):
             return False, f"moved_keypoints {indices} names a keypoint twice", None
         horizon, samples = settings.horizon_steps, self._num_samples(settings)
+        takes_s, may_s = self._pose_s * horizon * samples, settings.max_coast_steps * predictor.manifest.period_s
+        if takes_s > may_s:
+            return False, (
+                f"{samples} samples of {horizon} steps would take about {takes_s:.1f} s here, and without images for "
+                f"more than {may_s:.1f} s (max_coast_steps) the stream starts afresh: ask for fewer"
+            ), None
         temperature = request.temperature or settings.temperature
         if indices:
             moved = dict(zip(indices, points.reshape(-1, 2).tolist(), strict=True))

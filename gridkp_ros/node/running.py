@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -30,8 +32,13 @@ def run_node(
     """Make a node, spin it until it is interrupted or raises Finished, and close it; return the exit status.
 
     start(node) runs before spinning and ends the process with status 1 by returning False. close(node) runs at the end
-    and may return an exit status. An error of this package that `make` raises is said in one sentence (status 1).
+    and may return an exit status. An error of this package that `make` raises, or a parameter that is not what was
+    declared, is said in one sentence (status 1). `--help` says how parameters are given.
     """
+    if {"-h", "--help"} & set(sys.argv[1:] if args is None else args):
+        print(f"{name}: a node of gridkp_ros; its parameters and topics stand in docs/ros.md.\n"
+              f"usage: {name} [--ros-args -p PARAMETER:=VALUE ... -r TOPIC:=OTHER ... --params-file FILE]")
+        return 0
     rclpy.init(args=args)
     try:
         node = make()
@@ -40,7 +47,7 @@ def run_node(
         return 130
     except Exception as error:
         rclpy.try_shutdown()
-        if not type(error).__module__.startswith("gridkp_ros."):
+        if not (isinstance(error, ParameterException) or type(error).__module__.startswith("gridkp_ros.")):
             raise
         get_logger(name).error(str(error))
         return 1

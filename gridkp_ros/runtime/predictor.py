@@ -25,7 +25,7 @@ from gridkp_ros.runtime.forecast import (
 
 _LOG = logging.getLogger(__name__)
 # One forecast of this many poses is some 100 MB of noise and results; nobody plans that far.
-MAX_POSES_PER_FORECAST = 100_000
+MAX_POSES_PER_FORECAST = 10_000
 
 State = dict[str, np.ndarray]
 

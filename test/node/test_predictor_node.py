@@ -226,6 +226,15 @@ def test_get_forecast_answers_or_says_why_not(make_rig: MakeRig) -> None:
     assert rig.statistics.absorbed == 6
 
 
+def test_get_forecast_refuses_what_would_break_the_stream(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.stream(4, 15.0)
+    rig.node._pose_s = 0.1  # a slow machine: the stream can wait for 10 of them
+    answer = call(rig, GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=3))
+    assert not answer.success and "3 samples of 4 steps would take about 1.2 s" in answer.message
+    assert call(rig, GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=2)).success
+
+
 @pytest.mark.parametrize(
     ("keypoints", "points", "sentence"),
     [

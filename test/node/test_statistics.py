@@ -67,9 +67,27 @@ def test_starts_again_and_again_are_not_in_order() -> None:
         see(s, 10.5 + index, started=True, start_reason="gap of 2.00 s", ready=False)
     level, sentence = verdict(s, 12.6)
     assert level == WARN and "3 of the last 3" in sentence and "gap of 2.00 s" in sentence
-    for index in range(10):
+    for index in range(30):
         see(s, 13.0 + index / 15)
-    assert verdict(s, 14.0) == (OK, "forecasting")
+    assert verdict(s, 15.0) == (OK, "forecasting")
+
+
+def test_starts_that_come_of_slow_forecasts_are_told_as_such() -> None:
+    s = Statistics()
+    for index in range(3):
+        for frame in range(4):  # warm-up is quick, the forecast that follows is not
+            see(s, 10.0 + 2 * index + frame / 15, started=frame == 0, start_reason="gap of 1.60 s", ready=False)
+        see(s, 10.3 + 2 * index)
+        s.busy_s.append(1.7)
+    level, sentence = verdict(s, 14.4)
+    assert level == WARN and "too slow: 1700 ms" in sentence
+
+
+def test_refused_images_are_not_told_as_missing_ones() -> None:
+    s = Statistics(last_image_s=10.0)
+    s.fail("image refused: step 10", 10.0)
+    assert verdict(s, 13.0) == (ERROR, "image refused: step 10")
+    assert verdict(s, 16.0)[0] == STALE
 
 
 def test_an_error_is_reported_for_a_while() -> None:
