@@ -17,6 +17,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gridkp_ros import __version__
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Forecasts of surgical instruments in endoscope video: train, export, replay. Not a medical device.",
@@ -41,6 +43,19 @@ def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=_console()
     )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"gridkp {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Say which this is."),
+) -> None:
+    pass
 
 
 def _print_json(value: Any) -> None:

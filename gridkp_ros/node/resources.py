@@ -45,6 +45,6 @@ def find_model(name: str) -> Path:
         if (folder / "manifest.json").is_file():
             return (folder / "manifest.json").resolve().parent
     raise ResourceError(
-        f"no model {name!r}: none of {', '.join(str(c) for c in candidates)} holds a manifest.json. "
+        f"no model {name!r}: none of {', '.join(dict.fromkeys(map(str, candidates)))} holds a manifest.json. "
         "Give the folder of a bundle, or the name of one under models/"
     )

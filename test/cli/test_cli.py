@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gridkp_ros import __version__
 from gridkp_ros.data.video_out import VideoWriter
 
 
@@ -90,3 +91,15 @@ def test_a_model_is_evaluated_on_simulated_episodes(tiny_bundle_path: Path, tmp_
     metrics = json.loads(result.stdout)
     assert metrics["frames"]["read"] == 60 and metrics["frames"]["epochs"] == 2
     assert "the simulator has no" in result.stderr  # this bundle's named points are not the simulator's
+
+
+def test_the_version_is_the_package_s(tmp_path: Path) -> None:
+    assert gridkp("--version", cwd=tmp_path).stdout == f"gridkp {__version__}\n"
+    assert f"<version>{__version__}<" in (Path(__file__).parents[2] / "package.xml").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_named(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = gridkp("replay", video, "--out", tmp_path / "file/out", "--no-pictures", cwd=tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path / "file/out") in done.stderr.replace("\n", "") and "Traceback" not in done.stderr
