@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from gridkp_ros.evaluation.metrics import EvaluationError
-from gridkp_ros.evaluation.replay import clear_outputs, write_metrics
+from gridkp_ros.evaluation.replay import cell_size_px, clear_outputs, view_rect, write_metrics
 from gridkp_ros.evaluation.report import Table, write_report
 from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_truth
 from gridkp_ros.evaluation.storyboard import Storyboard, View
@@ -205,14 +205,12 @@ def evaluate_recording(
             height, width = image.shape[:2]
             if placement is None or (placement.source_width, placement.source_height) != (width, height):
                 placement = Placement.of(spec, width, height, seen_part(width, height, half, region))
-                cell_px = tuple(float(v) for v in placement.scale * (spec.width / 64, spec.height / 64))
+                cell_px = cell_size_px(placement)
             if scorer is None:
                 scorer = ForecastScorer(
                     period_s=period_s, cell_size_px=cell_px, point_names=names, truth=_truth(recording, names)
                 )
-                corners = np.array([[-0.5, -0.5], [spec.width - 0.5, spec.height - 0.5]])
-                view = tuple(float(v) for v in placement.to_source_points(corners).ravel())
-                story = stack.enter_context(Storyboard(out_dir, period_s=period_s, view_rect=view))
+                story = stack.enter_context(Storyboard(out_dir, period_s=period_s, view_rect=view_rect(placement)))
             model_image = placement.to_model_image(image)
             view = _view(seen, image, model_image, recording.forecasts.get(stamp_ns), recording.frames.get(stamp_ns))
             scorer.add_observation(

@@ -19,6 +19,7 @@ from gridkp_ros.geometry import Region
 from gridkp_ros.node.recorder_node import RecorderNode
 from gridkp_ros.node.recording import evaluate_recording, read_recording
 from gridkp_ros.node.running import Finished, run_node
+from gridkp_ros.node.settings import Settings
 
 _SETTLE_S = 2.0
 
@@ -45,7 +46,7 @@ class ReplayEvalNode(RecorderNode):
 
     def _on_view(self, answer: Future) -> None:
         numbers, half = (parameter_value_to_python(value) for value in answer.result().values)
-        self.view = (Region(*numbers) if any(numbers[2:]) else None, half)
+        self.view = (Settings(region_of_interest=tuple(numbers)).region(), half)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -404,13 +404,16 @@ class DynamicsStage(Stage):
         truth = kp.classes_to_pixels(classes, d.config.width)
         seen = warm + (classes.shape[1] - warm) // 2
         steps = classes.shape[1] - seen
-        futures = {"": rollout(d, classes[:, :seen], steps), "_stays_put": classes[:, seen - 1 : seen]}
+        state = d.initial_state(len(truth), truth)
+        for i in range(seen):
+            state = observe(d, state, truth[:, i])
+        predicted = kp.classes_to_pixels(free_run(d, state, steps).argmax(dim=-1), d.config.width)
+        futures = {"": predicted, "_stays_put": truth[:, seen - 1 : seen]}
         if d.motion_prior is not None:
-            futures["_momentum"] = rollout(d, classes[:, :seen], steps, momentum_only=True)
+            futures["_momentum"] = follow_momentum(d, state[2:], steps)
         out = {}
-        for name, predicted in futures.items():
-            offset = kp.classes_to_pixels(predicted, d.config.width) - truth[:, seen:]
-            error = offset.norm(dim=-1).mean(dim=(0, 2))
+        for name, pixels in futures.items():
+            error = (pixels - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
             out |= {f"cells_{step}{name}": error[step - 1] for step in (2, 5, 10, 15) if step <= steps}
         return out
 
@@ -439,26 +442,23 @@ def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | 
     return (*d.step(h, c, d.encode_maps(maps), z), *d.advance_tracks(tuple(tracks), pixels))
 
 
-def free_run(d: Dynamics, state: tuple[Tensor, ...], steps: int, momentum_only: bool = False) -> Tensor:
-    """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], with gradients.
-
-    momentum_only: by the motion prior alone, without the decoder.
-    """
+def free_run(d: Dynamics, state: tuple[Tensor, ...], steps: int) -> Tensor:
+    """Predict from the model's own cells with the prior's mean: logits [B,steps,K,cells], with gradients."""
     out = []
     for _ in range(steps):
         h, _, *tracks = state
         z, _ = d.prior(h)
-        logits = d.prior_logits(tuple(tracks))
-        if not momentum_only:
-            logits = d.logits(h, z) + logits
+        logits = d.logits(h, z) + d.prior_logits(tuple(tracks))
         state = observe(d, state, kp.classes_to_pixels(logits.argmax(dim=-1), d.config.width), z)
         out.append(logits)
     return torch.stack(out, dim=1)
 
 
-def rollout(d: Dynamics, observed: Tensor, steps: int, momentum_only: bool = False) -> Tensor:
-    """Observe cells [B,T,K], then predict `steps` more: int64 [B,steps,K]; see `free_run`."""
-    state = d.initial_state(len(observed), next(d.parameters()))
-    for i in range(observed.shape[1]):
-        state = observe(d, state, kp.classes_to_pixels(observed[:, i], d.config.width))
-    return free_run(d, state, steps, momentum_only).argmax(dim=-1)
+def follow_momentum(d: Dynamics, tracks: tuple[Tensor, ...], steps: int) -> Tensor:
+    """What the motion prior alone would predict: pixels [B,steps,K,2]; tracks: the state after h and c."""
+    out = []
+    for _ in range(steps):
+        pixels = kp.classes_to_pixels(d.prior_logits(tracks).argmax(dim=-1), d.config.width)
+        tracks = d.advance_tracks(tracks, pixels)
+        out.append(pixels)
+    return torch.stack(out, dim=1)
