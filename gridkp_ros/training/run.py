@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
+from gridkp_ros.provenance import git_commit
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
     FootageSource,
@@ -179,25 +179,6 @@ def fit_stage(
         trainer.save_checkpoint(last)
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     return figures, timer.time_elapsed() / 3600
-
-
-def git_commit() -> str:
-    """Return the commit of the source tree, with "+changes" where it is not what ran; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.strip() + ("+changes" if dirty.strip() else "")
 
 
 @dataclass
