@@ -103,7 +103,7 @@ def train(
     from_bundle: Path | None = typer.Option(
         None, "--from", "--from-bundle", help="Bundle or checkpoint whose weights are the start."
     ),
-    take: str = typer.Option("all", help="What to take from --from: all weights, or the detector alone."),
+    take: str = typer.Option("all", help="What to take from --from: all weights, vision, or the detector alone."),
     only: str = typer.Option(
         "", help="Stop after one part: stage1, synthesis or stage2; the last two can run side by side."
     ),

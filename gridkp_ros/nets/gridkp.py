@@ -33,7 +33,9 @@ class GridKeypointConfig:
     over the sigmoid heatmap) or "softmax" (over a spatial softmax of the same logits: the background does not pull
     keypoints to the centre of the image while the heatmaps are still flat). motion_width: width of a
     `MotionPrior` added to the decoder's logits (not in the paper; 0: none). warp: the synthesiser moves the
-    reference along with the keypoints before it repaints it, see `KeypointWarp` (not in the paper).
+    reference along with the keypoints before it repaints it, see `KeypointWarp` (not in the paper). propagation: what
+    is propagated in time: "binary" maps, or for the ablation "gaussian" maps or the "vector" of coordinates, see
+    `nets.propagation`.
     """
 
     channels: int = 3
@@ -47,6 +49,7 @@ class GridKeypointConfig:
     coordinates: str = "sigmoid"
     motion_width: int = 0
     warp: bool = False
+    propagation: str = "binary"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -64,6 +67,13 @@ class GridKeypointConfig:
             raise ValueError(f"motion_width={self.motion_width}: use 0 (no motion prior) or a width")
         if self.coordinates not in ("sigmoid", "softmax"):
             raise ValueError(f"coordinates={self.coordinates!r}: use 'sigmoid' or 'softmax'")
+        if self.propagation not in ("binary", "gaussian", "vector"):
+            raise ValueError(f"propagation={self.propagation!r}: use 'binary', 'gaussian' or 'vector'")
+        if self.propagation != "binary" and self.motion_width:
+            raise ValueError(
+                f"motion_width={self.motion_width}: a motion prior adds to the logits of cells, which "
+                f"propagation={self.propagation!r} does not have; use 0, or 'binary'"
+            )
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -333,6 +343,11 @@ class Dynamics(nn.Module):
             state |= {"track": (self.config.num_keypoints, 3), "momentum": (self.config.motion_width,)}
         return state
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of a latent without the batch."""
+        return (1, *self.config.latent_size)
+
     def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.zeros(batch, *shape, device=like.device) for shape in self.state_shapes.values())
 
@@ -397,10 +412,12 @@ class GridKeypointModel(nn.Module):
     """Both parts under one roof, for counting, saving and exporting."""
 
     def __init__(self, config: GridKeypointConfig) -> None:
+        from gridkp_ros.nets.propagation import PROPAGATIONS  # which builds on this module
+
         super().__init__()
         self.config = config
         self.vision = Vision(config)
-        self.dynamics = Dynamics(config)
+        self.dynamics = PROPAGATIONS[config.propagation](config)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -190,6 +190,7 @@ class ModelConfig(Strict):
     coordinates: Literal["sigmoid", "softmax"] = "sigmoid"
     motion_width: int = Field(0, ge=0)
     warp: bool = False
+    propagation: Literal["binary", "gaussian", "vector"] = "binary"
 
     def build(self) -> GridKeypointConfig:
         return GridKeypointConfig(**self.model_dump())
@@ -230,6 +231,11 @@ class TrainConfig(Strict):
         if m.observed + m.horizon > m.clip_length:
             raise ValueError(
                 f"motion: observed={m.observed} and horizon={m.horizon} frames do not fit clip_length={m.clip_length}"
+            )
+        if self.model.propagation != "binary" and (self.stage2.free_running or self.stage2.warmup_frames):
+            raise ValueError(
+                f"stage2.free_running_* and warmup_frames are of binary maps alone: leave them out with "
+                f"model.propagation={self.model.propagation!r}"
             )
         if self.stage2.free_running and self.stage2.free_running_steps >= self.data.clip_length:
             raise ValueError(

@@ -35,12 +35,13 @@ from gridkp_ros.training.config import (
     load_config,
 )
 from gridkp_ros.training.probe import Known, fit_probe
-from gridkp_ros.training.stages import DetectionStage, DynamicsStage, MotionStage, Stage, SynthesisStage, to_float
+from gridkp_ros.training.propagation import stage2_of
+from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
 PARTS = ("stage1", "synthesis", "stage2")
-TAKES = ("all", "detector")
+TAKES = ("all", "vision", "detector")
 
 
 class CellClips(Dataset):
@@ -299,10 +300,10 @@ def train(
     """Run the training of a configuration; returns the checkpoint folder, `<out>/checkpoint`.
 
     out: the run's folder, by default runs/<name>.
-    from_bundle: a checkpoint or bundle folder whose weights are the start. take: "all" of them, or those of its
-    "detector" alone, while synthesiser and dynamics begin afresh. only: stop after one part, "stage1",
-    "synthesis" or "stage2"; the last two need nothing of each other, so two processes can train them side by side
-    (and a last call with `resume` puts all parts together).
+    from_bundle: a checkpoint or bundle folder whose weights are the start. take: "all" of them, those of its "vision"
+    (detector and synthesiser), or those of its "detector" alone, while the rest begins afresh. only: stop after one
+    part, "stage1", "synthesis" or "stage2"; the last two need nothing of each other, so two processes can train them
+    side by side (and a last call with `resume` puts all parts together).
 
     Raises TrainingError with what to do.
     """
@@ -325,6 +326,8 @@ def train(
         start = Path(from_bundle) / WEIGHTS
         if take == "all":
             load_weights(model, start)
+        elif take == "vision":
+            load_weights(model.vision, start, "vision.")
         else:
             load_weights(model.vision.detector, start, "vision.detector.")
             load_weights(model.vision.heatmap, start, "vision.heatmap.")
@@ -357,7 +360,7 @@ def train(
     learned, checked = (
         CellClips(run.clips(o2, 2, training, length), found) for training, found in ((True, cells), (False, held_cells))
     )
-    stage2 = DynamicsStage(model.dynamics, o2, config.seed)
+    stage2 = stage2_of(model.dynamics, o2, config.seed)
     run.part("stage2", model.dynamics, stage2, learned, checked)
     if only == "stage2":
         return checkpoint
