@@ -11,12 +11,29 @@ from dataclasses import dataclass
 import numpy as np
 
 GRID_CELLS = 64  # keypoint errors are stated in cells of a 64x64 grid, whatever the model's own
-CHI2_90 = -2.0 * np.log(0.1)  # 90 % quantile of chi-square with 2 degrees of freedom, 4.605
+# Quantiles of chi-square with 2 degrees of freedom: 4.605 and 1.386.
+CHI2_90 = -2.0 * np.log(0.1)
+CHI2_50 = -2.0 * np.log(0.5)
 # Rounding to 8 bits alone leaves an error of 1/12 grey level^2. Equal images are given that, not infinity: a still
 # scene would otherwise make every mean infinite.
 PSNR_LIMIT_DB = float(-10.0 * np.log10(1.0 / 12.0 / 255.0**2))  # 58.92
-SSIM_DEFINITION = "7x7 uniform window, sample covariance, data range 1, K1=0.01, K2=0.03, mean over channels"
+SSIM_GAUSSIAN_WINDOW = 11
 PSNR_DEFINITION = "10 log10(1/MSE) for each channel and frame, mean over channels, at most 58.92 dB (8-bit rounding)"
+PSNR_JOINT_DEFINITION = "10 log10(1/MSE) over all channels of a frame (tf.image.psnr: SAVP, FitVid), at most 58.92 dB"
+SSIM_DEFINITION = (
+    "7x7 uniform window, sample covariance, data range 1, K1=0.01, K2=0.03, 3 px cropped at the border, "
+    "mean over channels (the grid keypoint paper)"
+)
+SSIM_GAUSSIAN_DEFINITION = (
+    "11x11 Gaussian window of sigma 1.5, population covariance, data range 1, K1=0.01, K2=0.03, valid borders, "
+    "mean over channels (tf.image.ssim: SAVP, FitVid)"
+)
+ENERGY_SCORE_DEFINITION = (
+    "sum_i w_i |x_i - y| - 1/2 sum_ij w_i w_j |x_i - x_j| over the forecast's samples x and the true place y, cells, "
+    "mean over keypoints (Gneiting & Raftery 2007); with one sample it is the distance"
+)
+# Of everything that may be compared; what is not named here is an error, lower is better.
+HIGHER_IS_BETTER = frozenset({"psnr", "psnr_joint", "ssim", "ssim_gaussian", "vgg_cosine"})
 
 
 class EvaluationError(ValueError):
@@ -55,6 +72,33 @@ def inside_ellipse(true: np.ndarray, mean: np.ndarray, covariance: np.ndarray, c
     return np.where(np.isnan(distance), np.nan, (distance <= chi2).astype(float))
 
 
+def energy_score(samples: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the energy score of weighted samples, lower is better (see ENERGY_SCORE_DEFINITION).
+
+    Args:
+        samples: [S, ..., 2]; true: [..., 2] in the same unit; weights: [S], sum 1 (`runtime.sample_weights`).
+
+    Returns:
+        float64 [...], NaN where `true` is.
+
+    Raises:
+        EvaluationError: the shapes do not fit each other, or the weights do not sum to 1.
+    """
+    samples, true, weights = (np.asarray(v, float) for v in (samples, true, weights))
+    if samples.shape[1:] != true.shape or weights.shape != samples.shape[:1] or abs(weights.sum() - 1) > 1e-5:
+        raise EvaluationError(
+            f"energy score: samples {samples.shape}, true {true.shape}, weights {weights.shape} of sum "
+            f"{weights.sum():.6g}: [S,...,2], [...,2] and [S] of sum 1 are expected"
+        )
+    used = weights > 0  # sample 0 of many is the centre, not one of the set
+    samples, weights = samples[used], weights[used]
+    score = np.tensordot(weights, np.linalg.norm(samples - true, axis=-1), axes=1)
+    for i in range(1, len(samples)):  # each pair once, which is the half
+        between = np.linalg.norm(samples[:i] - samples[i], axis=-1)
+        score = score - weights[i] * np.tensordot(weights[:i], between, axes=1)
+    return score
+
+
 def _checked_pair(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if predicted.shape != true.shape or predicted.dtype != np.uint8 or true.dtype != np.uint8 or true.ndim != 3:
         raise EvaluationError(
@@ -66,19 +110,58 @@ def _checked_pair(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, 
 
 def psnr_db(predicted: np.ndarray, true: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio of an image uint8 [H,W,C], dB (see PSNR_DEFINITION)."""
+    return float(_decibels(_squared_error(predicted, true)).mean())
+
+
+def psnr_joint_db(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return the PSNR of an image uint8 [H,W,C] over all its channels at once, dB (see PSNR_JOINT_DEFINITION)."""
+    return float(_decibels(_squared_error(predicted, true).mean()))
+
+
+def _squared_error(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return the mean squared error of each channel, [C], on 0..1."""
     predicted, true = _checked_pair(predicted, true)
-    squared = np.square(predicted.astype(np.float64) - true.astype(np.float64)).mean(axis=(0, 1)) / 255.0**2
-    return float(np.minimum(-10.0 * np.log10(np.maximum(squared, 1e-12)), PSNR_LIMIT_DB).mean())
+    return np.square(predicted.astype(np.float64) - true.astype(np.float64)).mean(axis=(0, 1)) / 255.0**2
+
+
+def _decibels(squared: np.ndarray) -> np.ndarray:
+    return np.minimum(-10.0 * np.log10(np.maximum(squared, 1e-12)), PSNR_LIMIT_DB)
 
 
 def ssim(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Return the structural similarity of an image uint8 [H,W,C] (see SSIM_DEFINITION), by scikit-image."""
+    """Return the structural similarity of an image uint8 [H,W,C] (see SSIM_DEFINITION), by scikit-image.
+
+    Raises:
+        EvaluationError: an image smaller than the window.
+    """
+    return _structural_similarity(predicted, true, 7)
+
+
+def ssim_gaussian(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return the structural similarity of an image uint8 [H,W,C] by SSIM_GAUSSIAN_DEFINITION, by scikit-image.
+
+    Raises:
+        EvaluationError: an image smaller than the window.
+    """
+    # scikit-image cuts its Gaussian at 3.5 sigma: 11 taps; what it crops at the border is what reached beyond it.
+    return _structural_similarity(
+        predicted, true, SSIM_GAUSSIAN_WINDOW, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+
+
+def _structural_similarity(predicted: np.ndarray, true: np.ndarray, window: int, **options: object) -> float:
     from skimage.metrics import structural_similarity
 
     predicted, true = _checked_pair(predicted, true)
+    if min(true.shape[:2]) < window:
+        raise EvaluationError(f"images of {true.shape[1]}x{true.shape[0]} pixels: SSIM's window needs {window} or more")
     return float(
         structural_similarity(
-            true.astype(np.float64) / 255.0, predicted.astype(np.float64) / 255.0, data_range=1.0, channel_axis=-1
+            true.astype(np.float64) / 255.0,
+            predicted.astype(np.float64) / 255.0,
+            data_range=1.0,
+            channel_axis=-1,
+            **options,
         )
     )
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from gridkp_ros.evaluation import metrics
 from gridkp_ros.evaluation.baselines import constant_velocity, stays_put
-from gridkp_ros.evaluation.metrics import EvaluationError, Interval
+from gridkp_ros.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError, Interval
 
 STEP_S = 1.0 / 15.0
 REPORTED_STEPS = (2, 5, 10, 15)
@@ -41,7 +41,6 @@ METHODS = {
 }
 TRUTH_METHODS = {"tip_error_px": POINT_METHODS, "tip_coverage90": ("model",)}
 ROUNDING = 1e-4  # a difference (px, cells, dB or SSIM) this small is single precision's, not the model's
-HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
 
 # Named points' true positions at a time: (points [M,2] px, visible bool [M]).
 PointTruth = Callable[[int], "tuple[np.ndarray, np.ndarray]"]

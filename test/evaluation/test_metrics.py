@@ -103,3 +103,77 @@ def test_bootstrap_repeats_leaves_out_nan_and_has_no_interval_in_one_block() -> 
         metrics.block_bootstrap(np.array([np.nan]), np.array([0]))
     with pytest.raises(EvaluationError, match="one length"):
         metrics.block_bootstrap(values, blocks[:2])
+
+
+def gaussian_ssim_in_loops(a: np.ndarray, b: np.ndarray) -> float:
+    """tf.image.ssim's formula, window by window: 11x11 Gaussian, population covariance, no border."""
+    at = np.arange(11) - 5
+    window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    x, y, c1, c2, found = a / 255.0, b / 255.0, 0.01**2, 0.03**2, []
+    for channel in range(a.shape[2]):
+        for top in range(a.shape[0] - 10):
+            for left in range(a.shape[1] - 10):
+                p, q = (i[top : top + 11, left : left + 11, channel] for i in (x, y))
+                mp, mq = (window * p).sum(), (window * q).sum()
+                vp, vq = (window * p * p).sum() - mp**2, (window * q * q).sum() - mq**2
+                vpq = (window * p * q).sum() - mp * mq
+                found.append((2 * mp * mq + c1) * (2 * vpq + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2)))
+    return float(np.mean(found))
+
+
+def test_gaussian_ssim_is_that_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(6)
+    a = rng.integers(0, 256, (19, 23, 3), dtype=np.uint8)
+    b = np.clip(a + rng.normal(0, 30, a.shape), 0, 255).astype(np.uint8)
+    assert metrics.ssim_gaussian(b, a) == pytest.approx(gaussian_ssim_in_loops(a, b), abs=1e-6)
+    assert abs(metrics.ssim_gaussian(b, a) - metrics.ssim(b, a)) > 1e-3  # the two definitions are not one
+    assert metrics.ssim_gaussian(a, a) == pytest.approx(1.0)
+    with pytest.raises(EvaluationError, match=r"10x19 pixels.*11 or more"):
+        metrics.ssim_gaussian(a[:, :10], b[:, :10])
+
+
+def test_joint_psnr_is_skimage_s_over_all_channels() -> None:
+    rng = np.random.default_rng(7)
+    true = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    predicted = np.clip(true + rng.normal(0, [2, 10, 30], true.shape), 0, 255).astype(np.uint8)
+    wanted = peak_signal_noise_ratio(true, predicted, data_range=255)
+    assert metrics.psnr_joint_db(predicted, true) == pytest.approx(wanted)
+    assert metrics.psnr_db(predicted, true) > metrics.psnr_joint_db(predicted, true) + 1
+    grey = true[..., :1], predicted[..., :1]
+    assert metrics.psnr_db(*grey) == metrics.psnr_joint_db(*grey)
+
+
+@pytest.mark.parametrize("weights", [np.full(5, 0.2), np.array([0.0, 0.25, 0.25, 0.25, 0.25])])
+def test_energy_score_is_its_double_sum(weights: np.ndarray) -> None:
+    rng = np.random.default_rng(8)
+    samples, true = rng.normal(0, 3, (5, 4, 2)), rng.normal(0, 3, (4, 2))
+    wanted = []
+    for k in range(4):
+        near = sum(w * np.hypot(*(x - true[k])) for w, x in zip(weights, samples[:, k], strict=True))
+        apart = sum(
+            v * w * np.hypot(*(x - y))
+            for v, x in zip(weights, samples[:, k], strict=True)
+            for w, y in zip(weights, samples[:, k], strict=True)
+        )
+        wanted.append(near - apart / 2)
+    np.testing.assert_allclose(metrics.energy_score(samples, true, weights), wanted)
+
+
+def test_energy_score_of_one_sample_is_the_distance_and_rewards_the_right_spread() -> None:
+    assert metrics.energy_score(np.array([[3.0, 4.0]]), np.zeros(2), np.ones(1)) == 5.0
+    rng = np.random.default_rng(9)
+    truth = rng.normal(0, 2, (4000, 2))
+    scores = [
+        metrics.energy_score(rng.normal(0, s, (20, 4000, 2)), truth, np.full(20, 0.05)).mean() for s in (0.5, 2.0, 6.0)
+    ]
+    assert scores[1] < min(scores[0], scores[2])
+    assert np.isnan(metrics.energy_score(np.zeros((1, 2)), np.array([np.nan, 0.0]), np.ones(1)))
+    with pytest.raises(EvaluationError, match="sum 1"):
+        metrics.energy_score(np.zeros((2, 2)), np.zeros(2), np.ones(2))
+
+
+def test_half_of_a_gaussian_lies_in_its_fifty_percent_ellipse() -> None:
+    points = np.random.default_rng(10).multivariate_normal([0, 0], [[9, 4], [4, 3]], size=20_000)
+    inside = metrics.inside_ellipse(points, np.zeros(2), np.array([9.0, 4.0, 3.0]), metrics.CHI2_50)
+    assert inside.mean() == pytest.approx(0.5, abs=0.01)
