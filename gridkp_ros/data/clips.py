@@ -5,22 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec, Placement
+
+if TYPE_CHECKING:
+    from gridkp_ros.data.datasets.base import RawClip
+
+EXTRAS = ("states", "actions", "rewards", "labels")
 
 
 @dataclass(frozen=True)
 class Recording:
     """One uninterrupted recording, resampled to the model's period and size.
 
-    frames: uint8 [N,H,W,C]. points: float32 [N,M,2], named points in model pixels (also where hidden or outside), and
-    visible: bool [N,M]; both None where there is no ground truth.
+    frames: uint8 [N,H,W,C]; an array, or a file of the cache that reads what is indexed (`prepare.StoredFrames`).
+    points: float32 [N,M,2], named points in model pixels (also where hidden or outside), and visible: bool [N,M]; both
+    None where there is no ground truth. point_names: M names, empty where nobody told them.
+    states: float32 [N,S], actions: float32 [N,A] and rewards: float32 [N], of the source's frame that was taken for
+    each tick (see `to_recording`); None where there are none.
+    label: class of the whole recording, "" without one. labels: N of them, empty without.
     """
 
     name: str
-    frames: np.ndarray
+    frames: Any
     points: np.ndarray | None = None
     visible: np.ndarray | None = None
+    point_names: tuple[str, ...] = ()
+    states: np.ndarray | None = None
+    actions: np.ndarray | None = None
+    rewards: np.ndarray | None = None
+    label: str = ""
+    labels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -52,6 +71,64 @@ def split_at_gaps(stamps_ns: Sequence[int], max_gap_s: float) -> list[slice]:
     gaps = np.flatnonzero((intervals > max_gap_s * 1e9) | (intervals < 0)) + 1
     edges = [0, *gaps.tolist(), len(stamps_ns)]
     return [slice(a, b) for a, b in pairwise(edges) if b > a]
+
+
+def to_recording(clip: RawClip, spec: InputSpec, period_s: float) -> Recording:
+    """Bring a clip to the model's size and period: of each tick, the image nearest in time and all that belongs to it.
+
+    Points are mapped as the pixels are, and all visible where the clip does not say. States, labels, rewards and actions are those of the images taken. So the
+    action between two frames is the one in force at the first: right for set-points, which hold until the next, and
+    for a data set used at its own rate. Displacements of images left out are not added up.
+
+    Raises DataError if the clip is empty or its parts differ in length.
+    """
+    stamps = np.asarray(clip.stamps_ns, np.int64)
+    per_image = {name: getattr(clip, name) for name in ("points", "visible", "states", "actions", "rewards")}
+    if clip.points is not None and clip.visible is None:
+        per_image["visible"] = np.ones(np.shape(clip.points)[:2], bool)
+    per_image = {name: np.asarray(value) for name, value in per_image.items() if value is not None}
+    lengths = {name: len(value) for name, value in per_image.items()}
+    if clip.labels:
+        lengths["labels"] = len(clip.labels)
+    wrong = {name: length for name, length in lengths.items() if length != len(stamps)}
+    if wrong or not len(stamps):
+        raise DataError(f"{clip.name}: {len(stamps)} stamps, but of {wrong}: one for each image is needed")
+    try:
+        picked = nearest_at_period(stamps, period_s)
+    except ValueError as error:
+        raise DataError(f"{clip.name}: {error}") from error
+    points = None if clip.points is None else np.array(per_image["points"], np.float32)
+    frames = np.empty((len(picked), spec.height, spec.width, spec.channels), np.uint8)
+    placement, images = None, 0
+    for index, image in enumerate(clip.images):
+        images += 1
+        ticks = slice(*np.searchsorted(picked, [index, index + 1]))
+        if ticks.start == ticks.stop:
+            continue
+        height, width = image.shape[:2]
+        if placement is None or (placement.source_width, placement.source_height) != (width, height):
+            placement = Placement.of(spec, width, height)
+        frames[ticks] = placement.to_model_image(image)
+        if points is not None:
+            points[index] = placement.to_model_points(points[index])
+    if images != len(stamps):
+        raise DataError(f"{clip.name}: {images} images for {len(stamps)} stamps: one for each is needed")
+
+    def kept(name: str, kind: type) -> np.ndarray | None:
+        return per_image[name][picked].astype(kind) if name in per_image else None
+
+    return Recording(
+        clip.name,
+        frames,
+        None if points is None else points[picked],
+        kept("visible", bool),
+        clip.point_names,
+        kept("states", np.float32),
+        kept("actions", np.float32),
+        kept("rewards", np.float32),
+        clip.label,
+        tuple(clip.labels[i] for i in picked) if clip.labels else (),
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +170,8 @@ class ClipDataset:
     number of its windows times its weight (weights: one for each recording); those too short for a clip are left out.
     Items are dictionaries of arrays: `frames` uint8 [T,C,H,W]; `points`
     float32 [T,M,2] model pixels, `known` and `visible` bool [T,M] (both False where there is no ground truth).
+    extras: what else is handed out, of EXTRAS: `states` float32 [T,S], `actions` float32 [T,A], `rewards` float32 [T],
+    `labels` (T strings, or the recording's one label T times). Raises ValueError naming a recording that has none.
     """
 
     def __init__(
@@ -104,6 +183,7 @@ class ClipDataset:
         augmentation: Augmentation | None = None,
         num_points: int = 0,
         weights: Sequence[float] | None = None,
+        extras: Sequence[str] = (),
     ) -> None:
         recordings = list(recordings)
         long_enough = [len(r) >= clip_length for r in recordings]
@@ -116,6 +196,13 @@ class ClipDataset:
         self.clip_length, self.size, self.seed = clip_length, size, seed
         self.augmentation = augmentation or Augmentation()
         self.num_points = num_points
+        self.extras = tuple(extras)
+        for name in self.extras:
+            if name not in EXTRAS:
+                raise ValueError(f"clips have no {name!r}: use some of {', '.join(EXTRAS)}")
+            without = next((r.name for r in self.recordings if _extra(r, name) is None), None)
+            if without is not None:
+                raise ValueError(f"recording {without} has no {name}: leave it out, or do not ask for {name}")
         self._cumulative = np.cumsum(windows / windows.sum())
 
     def __len__(self) -> int:
@@ -144,4 +231,12 @@ class ClipDataset:
             "points": points,
             "known": known,
             "visible": visible,
+            **{name: _extra(recording, name)[window] for name in self.extras},
         }
+
+
+def _extra(recording: Recording, name: str) -> Any:
+    """Return what a recording has of EXTRAS, one for each frame, or None."""
+    if name != "labels":
+        return getattr(recording, name)
+    return recording.labels or ((recording.label,) * len(recording) if recording.label else None)

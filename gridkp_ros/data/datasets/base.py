@@ -15,7 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gridkp_ros.data.clips import Recording, to_recording
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 
 # Name of a data set -> module.class. Imported when asked for, because some need libraries of their own.
 DATASETS: dict[str, str] = {}
@@ -26,7 +28,8 @@ class Item:
     """One entry of a data set that is read by itself: a video, an episode, a record file.
 
     name: unique in the data set, the same on every machine (it names the cache's file, so no absolute paths).
-    files: what it is read from; a changed file is read again. about: facts that only the adapter understands.
+    files: what it is read from; a changed file is read again. about: facts that only the adapter understands, such as
+    the frames of a sequence; JSON values and paths alone, for they are part of the cache's key.
     """
 
     name: str
@@ -58,17 +61,29 @@ class RawClip:
 
 
 class DataSet(ABC):
-    """A data set on disk. Subclasses say what is expected where, and where a user obtains it."""
+    """A data set on disk. Subclasses say what is expected where, and where a user obtains it.
+
+    Instances and items are pickled: worker processes read items side by side.
+    version: raised whenever the same files and options give other pixels, so that they are read again.
+    options: those of the subclass that change what is *read* of an item (a crop, a camera), handed up by its
+    constructor; with `version` and `Item.about` they name an item's place in the cache. Options that only choose
+    items (a subject held out, say) stay out of it, so that nothing is decoded twice.
+    """
 
     name: ClassVar[str]
     obtain: ClassVar[str]  # one sentence: where a user gets it
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    version: ClassVar[int] = 1
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: str, **options: Any) -> None:
         """Raises DataError if the split is unknown or `root` is not there. Subclasses add options with defaults."""
-        if split not in self.splits:
-            raise DataError(f"{self.name} has no split {split!r}: use one of {', '.join(self.splits)}")
-        self.root, self.split = Path(root), split
+        self.root, self.split, self.options = Path(root), split, options
+        self.check()
+
+    def check(self) -> None:
+        """Raise DataError unless the split exists and the root is a folder (overridden where it need not be one)."""
+        if self.split not in self.splits:
+            raise DataError(f"{self.name} has no split {self.split!r}: use one of {', '.join(self.splits)}")
         require(self.root.is_dir(), self.root, "the folder of the data set", self)
 
     @abstractmethod
@@ -80,7 +95,14 @@ class DataSet(ABC):
 
     @abstractmethod
     def load(self, item: Item) -> Iterator[RawClip]:
-        """Read an item. Raises DataError naming the file where it is damaged."""
+        """Read an item, image after image. Raises DataError naming the file where it is damaged."""
+
+    def recordings(self, item: Item, spec: InputSpec, period_s: float) -> list[Recording]:
+        """Read an item at the model's size and period.
+
+        What is prepared and cached; overridden where `load` would have to hold a whole film in memory.
+        """
+        return [to_recording(clip, spec, period_s) for clip in self.load(item)]
 
 
 def require(there: bool, path: Path, what: str, data: DataSet) -> None:
