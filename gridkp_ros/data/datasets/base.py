@@ -20,7 +20,16 @@ from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
 
 # Name of a data set -> module.class. Imported when asked for, because some need libraries of their own.
-DATASETS: dict[str, str] = {}
+DATASETS: dict[str, str] = {
+    "kth": "gridkp_ros.data.datasets.kth.KTH",
+    "human36m": "gridkp_ros.data.datasets.human36m.Human36M",
+    "jigsaws": "gridkp_ros.data.datasets.jigsaws.JIGSAWS",
+    "bair": "gridkp_ros.data.datasets.bair.BAIR",
+    "penn_action": "gridkp_ros.data.datasets.penn_action.PennAction",
+    "uva_nemo": "gridkp_ros.data.datasets.uva_nemo.UvANemo",
+    "mgif": "gridkp_ros.data.datasets.mgif.MGIF",
+    "bbc_pose": "gridkp_ros.data.datasets.bbc_pose.BBCPose",
+}
 
 
 @dataclass(frozen=True)
