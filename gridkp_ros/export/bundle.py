@@ -15,6 +15,7 @@ from torch import Tensor
 from gridkp_ros.export import graphs
 from gridkp_ros.export.card import model_card
 from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
+from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import FAMILY, GridKeypointConfig
 from gridkp_ros.runtime.bundle import Bundle, Manifest, Probe, TensorSpec, sha256_of
@@ -22,6 +23,7 @@ from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint,
 
 log = logging.getLogger(__name__)
 LOGIT_TOLERANCE = 1e-4
+POSE_TOLERANCE = 2e-3  # px, of positions that are not on the grid
 MAX_STEPS_PER_CALL = 60
 
 
@@ -74,13 +76,15 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     noise_frames = torch.randint(0, 256, (2, *frames.shape[1:]), dtype=torch.uint8, generator=draw)
     images = torch.cat((frames, noise_frames))
     n = len(images)
-    latent = (1, *config.latent_size)
+    binary = config.propagation == "binary"
+    latent = dynamics.latent_shape
     shapes = graphs.state_shapes(dynamics)
 
     def free(names: tuple[str, ...]) -> dict[str, dict[int, str]]:
         return {name: {0: "B"} for name in names}
 
-    detect_module = graphs.Detect(vision)
+    snap = checkpoint.config.stage1.gridding
+    detect_module = graphs.Detect(vision, snap)
     detect = to_onnx(detect_module, [images[:2]], free(detect_module.inputs))
     found = run(detect, image=images)
     pose, confidence = detect_module(images)
@@ -89,14 +93,15 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
         vision.locate(vision.heatmap_logits(graphs.image_to_float(images)), snap=False), config.height, config.width
     )
     clear = ((exact - exact.floor()) - 0.5).abs() > 1e-3  # not on the border between two cells
-    if ((found["pose"] != pose) & clear).any():
+    differs = found["pose"] != pose if snap else (found["pose"] - pose).abs() > POSE_TOLERANCE
+    if (differs & (clear | (not snap))).any():
         raise ExportError("detect: keypoints differ between ONNX Runtime and PyTorch; the bundle was not written")
 
     # States that occur (after the frames) and states that do not (random): both must agree.
     zero = tuple(torch.zeros(n, *shape) for shape in shapes.values())
     random = tuple(torch.randn(n, *shape, generator=draw).tanh() for shape in shapes.values())
     noise = torch.randn(n, *latent, generator=draw)
-    update_module = graphs.Update(dynamics)
+    update_module = graphs.Update(dynamics) if binary else UpdatePoints(dynamics)
     update = to_onnx(update_module, [*(s[:2] for s in random), pose[:2], noise[:2]], free(update_module.inputs))
     seen = update_module(*update_module(*zero, pose, noise * 0), pose, noise)
     for what, state in (("zero", zero), ("random", random), ("observed", seen)):
@@ -104,11 +109,19 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
         for name, value in zip(update_module.outputs, update_module(*state, pose, noise), strict=True):
             require_close(f"update: {name} from {what} states", got[name], value, LOGIT_TOLERANCE)
 
-    step_module = graphs.ForecastStep(dynamics)
+    step_module = graphs.ForecastStep(dynamics) if binary else ForecastPoints(dynamics)
     step = to_onnx(step_module, [*(s[:2] for s in random), noise[:2]], free(step_module.inputs))
     for what, state in (("random", random), ("observed", seen)):
         got = run(step, **dict(zip(step_module.inputs, (*state, noise), strict=True)))
         expected = dict(zip(step_module.outputs, step_module(*state, noise), strict=True))
+        if not binary:
+            size = max(1.0, float(expected["predicted"].abs().max()))
+            require_close(
+                f"forecast: {what} states", got["predicted"], expected["predicted"], LOGIT_TOLERANCE * size
+            )
+            pose_of = dynamics.locate(got["predicted"])
+            require_close(f"forecast: positions from {what} states", got["pose"], pose_of, POSE_TOLERANCE)
+            continue
         require_close(f"forecast: logits from {what} states", got["logits"], expected["logits"], LOGIT_TOLERANCE)
         require_same_cells(f"forecast: cells from {what} states", got["pose"], expected["logits"], config.width)
         require_close(
@@ -116,7 +129,8 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
         )
     k = config.num_keypoints
     forecast = scan_over_steps(step, shapes, latent, {"pose": (k, 2), "spread": (k, 3), "confidence": (k,)})
-    prove_scan(forecast, step, dict(zip(shapes, seen, strict=True)), latent, draw)
+    exactness = 0.0 if binary else POSE_TOLERANCE
+    prove_scan(forecast, step, dict(zip(shapes, seen, strict=True)), latent, draw, exactness)
 
     encode_module, render_module = graphs.Encode(vision), graphs.Render(vision)
     encode = to_onnx(encode_module, [images[:2], pose[:2]], free(encode_module.inputs))
@@ -133,9 +147,14 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
 
 
 def prove_scan(
-    forecast: onnx.ModelProto, step: onnx.ModelProto, state: dict[str, Tensor], latent, draw: torch.Generator
+    forecast: onnx.ModelProto,
+    step: onnx.ModelProto,
+    state: dict[str, Tensor],
+    latent: tuple[int, ...],
+    draw: torch.Generator,
+    tolerance: float,
 ) -> None:
-    """The horizon in one graph must repeat its own single steps, sample by sample."""
+    """The horizon in one graph must repeat its own single steps, sample by sample, within a tolerance in px."""
     samples, steps, b = 2, 4, min(3, len(next(iter(state.values()))))
     state = {k: v[:b].unsqueeze(1).repeat_interleave(samples, dim=1) for k, v in state.items()}  # [b, samples, ...]
     noise = torch.randn(b, samples, steps, *latent, generator=draw)
@@ -144,7 +163,8 @@ def prove_scan(
     for t in range(steps):
         one = run(step, **now, noise=noise[:, :, t].flatten(0, 1).contiguous())
         now = {k: one[f"{k}_out"] for k in state}
-        require_close(f"forecast: step {t + 1} of the horizon", whole["pose"][:, :, t].flatten(0, 1), one["pose"], 0.0)
+        pose = whole["pose"][:, :, t].flatten(0, 1)
+        require_close(f"forecast: step {t + 1} of the horizon", pose, one["pose"], tolerance)
     for name, value in now.items():
         require_close(f"forecast: {name} after the horizon", whole[f"{name}_out"].flatten(0, 1), value, LOGIT_TOLERANCE)
 
@@ -156,7 +176,8 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
     if checkpoint.probe is not None:
         p = checkpoint.probe
         probe = Probe(p.point_names, p.weight, p.bias, p.covariance)
-    noise = TensorSpec("noise", (1, *model.latent_size))
+    noise = TensorSpec("noise", checkpoint.model.dynamics.latent_shape)
+    gridded = config.stage1.gridding
     shapes = graphs.state_shapes(checkpoint.model.dynamics)
     return Manifest(
         name=config.name,
@@ -164,8 +185,8 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         input=config.input_spec,
         num_keypoints=model.num_keypoints,
         pose_fields=("x", "y"),
-        grid_width=model.width,
-        grid_height=model.height,
+        grid_width=model.width if gridded else None,
+        grid_height=model.height if gridded else None,
         period_s=config.data.period_s,
         state=tuple(TensorSpec(name, shape) for name, shape in shapes.items()),
         update_noise=noise,

@@ -30,24 +30,31 @@ def state_shapes(dynamics: Dynamics) -> dict[str, tuple[int, ...]]:
     """Name and shape of each state tensor of a bundle: the network's own, and `drift` [K,3].
 
     drift is the covariance gathered since the newest frame (xx, xy, yy, px^2): each predicted step adds the spread of
-    its own distribution, as independent errors of a walk do, and an observed frame takes it back to zero.
+    its own distribution, as independent errors of a walk do, and an observed frame takes it back to zero. A variant
+    that predicts points (`export.propagation`) has none.
     """
+    if dynamics.config.propagation != "binary":
+        return dynamics.state_shapes
     return {**dynamics.state_shapes, "drift": (dynamics.config.num_keypoints, 3)}
 
 
 class Detect(nn.Module):
-    """image uint8 [B,H,W,C] -> pose [B,K,2] model pixels on the grid, confidence [B,K] = max - mean of the heatmap."""
+    """image uint8 [B,H,W,C] -> pose [B,K,2] model pixels, confidence [B,K] = max - mean of the heatmap.
+
+    snap: on the grid; off for a detector that was trained without it (Table III).
+    """
 
     inputs, outputs = ("image",), ("pose", "confidence")
 
-    def __init__(self, vision: Vision) -> None:
+    def __init__(self, vision: Vision, snap: bool = True) -> None:
         super().__init__()
-        self.vision = vision
+        self.vision, self.snap = vision, snap
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         c = self.vision.config
         logits = self.vision.heatmap_logits(image_to_float(image))
-        pose = kp.to_pixels(self.vision.locate(logits, snap=False), c.height, c.width).round()
+        pose = kp.to_pixels(self.vision.locate(logits, snap=False), c.height, c.width)
+        pose = pose.round() if self.snap else pose
         heatmaps = logits.sigmoid().flatten(2)
         return pose, heatmaps.amax(dim=2) - heatmaps.mean(dim=2)
 
