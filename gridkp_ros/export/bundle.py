@@ -116,9 +116,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
         expected = dict(zip(step_module.outputs, step_module(*state, noise), strict=True))
         if not binary:
             size = max(1.0, float(expected["predicted"].abs().max()))
-            require_close(
-                f"forecast: {what} states", got["predicted"], expected["predicted"], LOGIT_TOLERANCE * size
-            )
+            require_close(f"forecast: {what} states", got["predicted"], expected["predicted"], LOGIT_TOLERANCE * size)
             pose_of = dynamics.locate(got["predicted"])
             require_close(f"forecast: positions from {what} states", got["pose"], pose_of, POSE_TOLERANCE)
             continue
