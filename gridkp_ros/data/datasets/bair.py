@@ -44,7 +44,7 @@ class BAIR(PublishedDataSet):
         self, root: Path, split: str, *, view: str = "image_aux1", rate_hz: float = 10.0, partial: bool = False
     ) -> None:
         """view: which camera. rate_hz: nominal frame rate. partial: take the record files that are there."""
-        super().__init__(root, split, partial=partial)
+        super().__init__(root, split, partial=partial, view=view, rate_hz=rate_hz)
         if view not in VIEWS:
             raise DataError(f"bair has no view {view!r}: use one of {', '.join(VIEWS)}")
         if not rate_hz > 0:

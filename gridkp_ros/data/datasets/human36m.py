@@ -32,7 +32,7 @@ class Human36M(PublishedDataSet):
 
     def __init__(self, root: Path, split: str, *, every: int = 8, partial: bool = False) -> None:
         """every: keep one frame of so many (8 in the papers). partial: take the subjects and videos that are there."""
-        super().__init__(root, split, partial=partial)
+        super().__init__(root, split, partial=partial, every=every)
         if every < 1:
             raise DataError(f"human36m: every {every}: a positive number of frames is needed")
         self.every = every
@@ -44,7 +44,8 @@ class Human36M(PublishedDataSet):
             if not self.partial:
                 require(folder.is_dir(), folder, f"the folder of subject {subject}'s videos (*.mp4)", self)
             videos = sorted(
-                (f for f in folder.glob("*.mp4") if not f.name.startswith(("_", "."))), key=lambda f: natural_key(f.name)
+                (f for f in folder.glob("*.mp4") if not f.name.startswith(("_", "."))),
+                key=lambda f: natural_key(f.name),
             )
             if not self.partial:
                 self.require_all(len(videos), VIDEOS_PER_SUBJECT, folder, f"videos of subject {subject}")

@@ -59,7 +59,7 @@ class KTH(PublishedDataSet):
         sequence_list: False takes whole videos, empty frames included, as SRVP does.
         partial: take the listed videos that are there.
         """
-        super().__init__(root, split, partial=partial)
+        super().__init__(root, split, partial=partial, sequence_list=sequence_list)
         if not (1 <= last_train_person < 25 and 0 <= val_share < 1):
             raise DataError(
                 f"kth: last_train_person {last_train_person} (1 to 24) or val_share {val_share} (0 to below 1) is off"

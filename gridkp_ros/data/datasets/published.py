@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,9 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and
 class PublishedDataSet(DataSet):
     """A data set whose size is known, so that a half-copied one is told before hours are spent on it."""
 
-    def __init__(self, root: Path, split: str, *, partial: bool = False) -> None:
+    def __init__(self, root: Path, split: str, *, partial: bool = False, **options: Any) -> None:
         """partial: take what is there, where entries of the published data are missing."""
-        super().__init__(root, split)
+        super().__init__(root, split, **options)
         self.partial = partial
 
     def require_all(self, found: int, published: int, folder: Path, what: str) -> None:
@@ -98,14 +99,14 @@ class VideoFrames:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images of their own files, one after the other."""
+    """Images in files of their own, one after the other; `boxes`, if any, are one for each."""
 
     files: tuple[Path, ...]
-    box: Box | None = None
+    boxes: tuple[Box, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for file in self.files:
-            yield crop(read_image(file), self.box, file)
+        for index, file in enumerate(self.files):
+            yield crop(read_image(file), self.boxes[index] if self.boxes else None, file)
 
 
 def read_image(path: Path) -> np.ndarray:
