@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -36,19 +36,38 @@ class SimulatorSource(Strict):
 class FootageSource(Strict):
     """A video, rosbag or folder of frames, or a folder in which each of these counts.
 
-    topic: of the images in a bag with several. rate_hz: of frames that have no stamps of their own. max_gap_s: a
-    longer gap ends a recording, so that no clip spans it. weight: how often its clips are drawn, against 1.
+    topic: of the images in bags with several: one, a list of them, or "*" for all; each becomes a recording of its own.
+    rate_hz: of frames that have no stamps of their own. max_gap_s: a longer gap ends a recording, so that no clip spans
+    it. weight: how often its clips are drawn, against 1.
     """
 
     kind: Literal["footage"]
     path: Path
-    topic: str | None = None
+    topic: str | list[str] | None = None
     rate_hz: PositiveFloat | None = None
     max_gap_s: PositiveFloat = 0.5
     weight: PositiveFloat = 1.0
 
 
-Source = Annotated[SimulatorSource | FootageSource, Field(discriminator="kind")]
+class DatasetSource(Strict):
+    """A published data set in the layout in which it is published, see docs/data.md.
+
+    name: of the data set. root: its folder (none for those that are generated). options: the data set's own. points:
+    use its named points as ground truth, for anchored keypoints and the probe. max_recordings: no more than so many,
+    spread over all of them. weight: how often its clips are drawn, against 1.
+    """
+
+    kind: Literal["dataset"]
+    name: str
+    root: Path = Path()
+    split: str = "train"
+    options: dict[str, Any] = {}
+    points: bool = False
+    max_recordings: PositiveInt | None = None
+    weight: PositiveFloat = 1.0
+
+
+Source = Annotated[SimulatorSource | FootageSource | DatasetSource, Field(discriminator="kind")]
 
 
 class AugmentationConfig(Strict):
