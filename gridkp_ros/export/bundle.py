@@ -19,6 +19,7 @@ from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import FAMILY, GridKeypointConfig
 from gridkp_ros.runtime.bundle import Bundle, Manifest, Probe, TensorSpec, sha256_of
+from gridkp_ros.track_models import TrackModels
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint, save_weights
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,8 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
     if checkpoint.probe is not None:
         p = checkpoint.probe
         probe = Probe(p.point_names, p.weight, p.bias, p.covariance)
+    training = dict(checkpoint.record)
+    baselines = training.pop("baselines", None)
     noise = TensorSpec("noise", checkpoint.model.dynamics.latent_shape)
     gridded = config.stage1.gridding
     shapes = graphs.state_shapes(checkpoint.model.dynamics)
@@ -196,9 +199,10 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         graphs=hashes,
         licence=config.licence,
         probe=probe,
+        baselines=TrackModels.from_dict(baselines) if baselines else None,
         provenance={
             "description": config.description,
-            "training": checkpoint.record,
+            "training": training,
             "configuration": config.model_dump(mode="json"),
             "probe_error_px": dict(zip(probe.point_names, checkpoint.probe.error_px.tolist(), strict=True))
             if probe

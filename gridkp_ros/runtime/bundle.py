@@ -19,6 +19,7 @@ import numpy as np
 
 from gridkp_ros.geometry import GeometryError, InputSpec
 from gridkp_ros.runtime.onnx_file import OnnxFileError, TensorType, find_external_data, read_signature
+from gridkp_ros.track_models import TrackModelError, TrackModels
 
 SCHEMA_VERSION = 1
 GRAPHS = ("detect", "update", "forecast", "encode", "render")
@@ -131,6 +132,8 @@ class Manifest:
         coast_graph: file that does so where `forecast.onnx` fixes T, else None.
         graphs: SHA-256 of every .onnx file in the folder, by file name.
         probe: map from poses to named points, or None.
+        baselines: linear models of keypoint tracks fitted on the training data, for the evaluation alone, or None; the
+            field may be absent from the file.
         provenance: data, seeds, commit, steps, machine, measured results (any JSON).
         licence: licence of the weights.
         schema_version: of this manifest.
@@ -157,6 +160,7 @@ class Manifest:
     can_coast: bool = True
     coast_graph: str | None = None
     probe: Probe | None = None
+    baselines: TrackModels | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -191,6 +195,12 @@ class Manifest:
                 raise BundleError(
                     f"probe.weight has {self.probe.weight.shape[1]} columns, K * P is {width}: fit it again"
                 )
+
+        if self.baselines is not None and self.baselines.num_keypoints != self.num_keypoints:
+            raise BundleError(
+                f"baselines are of {self.baselines.num_keypoints} keypoints, the model has {self.num_keypoints}: "
+                "export the bundle again"
+            )
 
     def _check_pose_and_grid(self) -> None:
         names = self.pose_fields
@@ -318,6 +328,10 @@ class Manifest:
                 "point_names": list(self.probe.point_names),
                 **{key: getattr(self.probe, key).tolist() for key in ("weight", "bias", "covariance")},
             }
+        if self.baselines is None:
+            del out["baselines"]
+        else:
+            out["baselines"] = self.baselines.to_dict()
         return {"schema_version": out.pop("schema_version"), **out}
 
     def to_json(self) -> str:
@@ -341,7 +355,7 @@ class Manifest:
             raise BundleError(f"{source}: {error}") from error
         try:
             return cls._from_dict(data)
-        except (BundleError, GeometryError) as error:
+        except (BundleError, GeometryError, TrackModelError) as error:
             raise BundleError(f"{source}: {error}") from error
 
     @classmethod
@@ -351,6 +365,8 @@ class Manifest:
                 f"schema_version is {data.get('schema_version')!r}, this runtime reads {SCHEMA_VERSION}: "
                 "export the model again, or install the version of gridkp_ros that made it"
             )
+        if isinstance(data, dict):
+            data = {"baselines": None, **data}
         values = dict(_object("manifest", data, cls))
         spec = _object("input", values["input"], InputSpec)
         for key in ("height", "width", "channels", "fill"):
@@ -373,6 +389,8 @@ class Manifest:
             probe = _object("probe", values["probe"], Probe)
             arrays = {key: _array(f"probe.{key}", probe[key]) for key in ("weight", "bias", "covariance")}
             values["probe"] = Probe(tuple(_list("probe.point_names", probe["point_names"])), **arrays)
+        if values["baselines"] is not None:
+            values["baselines"] = TrackModels.from_dict(values["baselines"])
         return cls(**values)
 
 

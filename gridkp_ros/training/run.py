@@ -8,9 +8,10 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -24,6 +25,7 @@ from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
 from gridkp_ros.provenance import git_commit
+from gridkp_ros.track_models import to_cells
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
     FootageSource,
@@ -37,6 +39,7 @@ from gridkp_ros.training.config import (
 from gridkp_ros.training.probe import Known, fit_probe
 from gridkp_ros.training.propagation import stage2_of
 from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
+from gridkp_ros.training.track_fit import MIN_FRAMES, fit_track_models
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
@@ -239,6 +242,18 @@ class Run:
         np.savez_compressed(cache, cells=np.concatenate(cells), detector=detector)
         return cells[: len(self.recordings)], cells[len(self.recordings) :]
 
+    def baselines(self, cells: list[np.ndarray], held_cells: list[np.ndarray]) -> dict | None:
+        """Fit the linear models of tracks that forecasts are compared with; None where every recording is too short."""
+        width, height = self.config.model.width, self.config.model.height
+        fitted, checked = (
+            [to_cells(kp.classes_to_pixels(torch.from_numpy(c), width).numpy(), width, height) for c in found]
+            for found in (cells, held_cells)
+        )
+        if max(map(len, fitted)) < MIN_FRAMES:
+            log.warning("no recording has the %d frames that linear baselines need: the bundle has none", MIN_FRAMES)
+            return None
+        return fit_track_models(fitted, checked, self.config.data.period_s, self.weights).to_dict()
+
 
 def claim(
     folder: Path, config_path: Path, config: TrainConfig, from_bundle: Path | None, take: str, resume: bool
@@ -296,6 +311,7 @@ def train(
     from_bundle: Path | None = None,
     take: str = "all",
     only: str | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run the training of a configuration; returns the checkpoint folder, `<out>/checkpoint`.
 
@@ -303,7 +319,8 @@ def train(
     from_bundle: a checkpoint or bundle folder whose weights are the start. take: "all" of them, those of its "vision"
     (detector and synthesiser), or those of its "detector" alone, while the rest begins afresh. only: stop after one
     part, "stage1", "synthesis" or "stage2"; the last two need nothing of each other, so two processes can train them
-    side by side (and a last call with `resume` puts all parts together).
+    side by side (and a last call with `resume` puts all parts together). changes: dotted fields of the configuration,
+    and what they are instead.
 
     Raises TrainingError with what to do.
     """
@@ -311,7 +328,7 @@ def train(
         raise TrainingError(f"there is no part {only!r}: use one of {', '.join(PARTS)}")
     if take not in TAKES:
         raise TrainingError(f"nothing called {take!r} can be taken from a bundle: use one of {', '.join(TAKES)}")
-    config = load_config(config_path)
+    config = load_config(config_path, changes)
     folder = Path(out or Path("runs") / config.name)
     claim(folder, config_path, config, from_bundle, take, resume)
     lightning.seed_everything(config.seed, verbose=False)
@@ -382,6 +399,7 @@ def train(
 
         probe = fit_probe(with_truth(recordings, cells), with_truth(held_out, held_cells), POINT_NAMES)
     record = run.record | {
+        "baselines": run.baselines(cells, held_cells),
         "commit": git_commit(),
         "seed": config.seed,
         "frames": frames,

@@ -13,6 +13,7 @@ from gridkp_ros.training.config import TrainingError
 log = logging.getLogger(__name__)
 
 LAGS = (1, 2, 4)
+MIN_FRAMES = max(LAGS) + 2  # of a recording that something can be learned from
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # as shares of each input's mean square
 ROLLOUT_S = 1.0  # what lags, scope and ridge are chosen by
 # Two numbers for each coordinate need no more frames than these; the likelihood is a loop over them.
@@ -36,15 +37,14 @@ def fit_track_models(
         TrainingError: no recording is long enough.
     """
     shares = np.ones(len(fitted)) if weights is None else np.asarray(weights, float)
-    need = max(LAGS) + 2
-    usable = [(np.asarray(t, float), w) for t, w in zip(fitted, shares, strict=True) if len(t) >= need]
+    usable = [(np.asarray(t, float), w) for t, w in zip(fitted, shares, strict=True) if len(t) >= MIN_FRAMES]
     steps = max(1, round(ROLLOUT_S / period_s))
-    held = [np.asarray(t, float) for t in checked if len(t) >= need + 1]
+    held = [np.asarray(t, float) for t in checked if len(t) >= MIN_FRAMES]
     if not held:
         held = [t for t, _ in usable[4::5]] or [t for t, _ in usable[-1:]]
         usable = [u for i, u in enumerate(usable) if i % 5 != 4] if len(usable) >= 5 else usable
     if not usable:
-        raise TrainingError(f"the linear baselines need a training recording of {need} frames or more")
+        raise TrainingError(f"the linear baselines need a training recording of {MIN_FRAMES} frames or more")
     models = TrackModels(fit_kalman(*_segments(usable), period_s), fit_linear_ar(usable, held, steps))
     ar = models.linear_ar
     log.info(

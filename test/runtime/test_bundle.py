@@ -22,7 +22,7 @@ from gridkp_ros.runtime import (
     TensorSpec,
     sha256_of,
 )
-from support.tiny_bundle import write_tiny_bundle
+from support.tiny_bundle import still_baselines, write_tiny_bundle
 
 
 @pytest.fixture()
@@ -60,6 +60,21 @@ def test_manifest_survives_the_round_trip(tmp_path: Path) -> None:
     assert manifest.conditions == (Condition("drift", (2,), (0.0, 0.0)),)
     assert manifest.coast_graph == "forecast.t1.onnx"
     np.testing.assert_array_equal(manifest.probe.covariance, [[1, 0, 1], [2, 0.5, 2]])
+
+
+def test_baselines_are_optional_and_checked(tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "b", baselines=still_baselines())
+    text = (path / "manifest.json").read_text()
+    manifest = Bundle.load(path).manifest
+    assert manifest.to_json() == text and manifest.baselines.linear_ar.scope == "keypoint"
+    without = json.loads(text)
+    del without["baselines"]  # a bundle from before there were any
+    assert Manifest.from_json(json.dumps(without)).baselines is None
+    assert Manifest.from_json(json.dumps(without | {"baselines": None})).baselines is None
+    with pytest.raises(BundleError, match=r"^m\.json: baselines: an object with kalman"):
+        Manifest.from_json(json.dumps(without | {"baselines": {"kalman": 1}}), "m.json")
+    with pytest.raises(BundleError, match="baselines are of 3 keypoints, the model has 4"):
+        Manifest.from_json(json.dumps(without | {"baselines": still_baselines(3).to_dict()}))
 
 
 def test_model_id_follows_the_graphs_and_nothing_else(folder: Path) -> None:

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gridkp_ros.geometry import InputSpec
 from gridkp_ros.runtime import Condition, Manifest, Probe, TensorSpec, sha256_of
+from gridkp_ros.track_models import KalmanModel, LinearAR, TrackModels
 
 K, P, NOISE = 4, 2, (1, 16, 16)
 _FLOAT, _UINT8, _INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
@@ -71,6 +72,7 @@ def write_tiny_bundle(
     conditions: bool = False,
     max_steps_per_call: int = 30,
     trusted_steps: int = 15,
+    baselines: TrackModels | None = None,
 ) -> Path:
     """Write the bundle into a new folder and return its path.
 
@@ -110,11 +112,18 @@ def write_tiny_bundle(
         coast_graph="forecast.t1.onnx" if coast_graph else None,
         graphs={f.name: sha256_of(f) for f in sorted(path.glob("*.onnx"))},
         probe=_probe() if probe else None,
+        baselines=baselines,
         provenance={"data": "made by hand for tests"},
         licence="Apache-2.0",
     )
     manifest.write(path)
     return path
+
+
+def still_baselines(k: int = K) -> TrackModels:
+    """Baselines whose autoregression stays put, and whose filter trusts the newest place and its newest velocity."""
+    still = LinearAR(1, "keypoint", np.full((k, 2), 31.5), np.zeros((k, 2)), np.zeros((k, 2, 4)), 0.1, 1.0)
+    return TrackModels(KalmanModel(np.full((k, 2), 1e9), np.full((k, 2), 1e-6)), still)
 
 
 def _probe() -> Probe:

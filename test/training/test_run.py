@@ -70,6 +70,8 @@ def test_the_bundle_predicts(trained: Path) -> None:
     forecast = predictor.forecast(horizon_steps=5, num_samples=3)
     assert forecast.points.shape == (3, 5, 4, 2)
     assert predictor.render(forecast, steps=[1, 5]).shape == (2, 32, 32, 3)
+    assert predictor.manifest.baselines.num_keypoints == 4
+    assert "baselines" not in predictor.manifest.provenance["training"]
 
 
 def test_ground_truth_anchors_keypoints_and_makes_a_probe(
