@@ -1,0 +1,1 @@
+"""What `gridkp bench` times, beside the straightforward way of doing the same."""

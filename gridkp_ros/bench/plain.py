@@ -1,0 +1,82 @@
+"""The straightforward way to train: frames, time steps and samples one by one, as the published scripts go.
+
+Each frame's keypoints travel to the CPU to be pushed to the grid, one-hots are rows of a dense identity matrix, and the
+best of many latents costs a decoder call for each sample. The losses are the same as the stages' own, on the same
+weights, draws and batch, which `gridkp bench train` checks before it times either. Published is also that stage 2 runs
+the detector on every frame of every batch; here both sides are given detected cells, so the comparison leaves that out.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gridkp_ros.nets import keypoints as kp
+from gridkp_ros.training import losses
+from gridkp_ros.training.stages import DetectionStage, DynamicsStage, to_float
+
+
+def push_to_grid(xy: Tensor, height: int, width: int) -> Tensor:
+    """As `kp.snap_to_grid`, for coordinates [B,K,2] of one frame, by way of NumPy on the CPU."""
+    pixels = np.rint(kp.to_pixels(xy, height, width).detach().cpu().numpy())
+    snapped = kp.from_pixels(torch.from_numpy(pixels), height, width).to(xy.device)
+    return xy + (snapped - xy).detach()
+
+
+@functools.cache
+def identity(cells: int, device: torch.device) -> Tensor:
+    """The dense matrix [cells,cells] whose rows are one-hots."""
+    return torch.eye(cells, device=device)
+
+
+def detection_loss(stage: DetectionStage, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """The loss of stage 1, frame by frame: `DetectionStage.losses` without anchors and separation.
+
+    Batch norm takes its statistics from each time step by itself, so the two agree where these are frozen.
+    """
+    o, vision = stage.options, stage.vision
+    height, width = vision.config.height, vision.config.width
+    chosen, _ = stage.choose(to_float(batch["frames"]), generator)  # [B, 1+n, C, H, W]
+    xy, condensation = [], []
+    for frame in chosen.unbind(dim=1):
+        logits = vision.heatmap_logits(frame)
+        free = vision.locate(logits, snap=False)
+        xy.append(push_to_grid(free, height, width) if o.gridding else free)
+        condensation.append(losses.condensation(logits.sigmoid(), o.condensation_channels))
+    reference = chosen[:, 0]
+    features = vision.encode(reference)
+    reconstruction = [
+        losses.reconstruction(vision.decode(features, reference, xy[0], now), target)
+        for now, target in zip(xy[1:], chosen[:, 1:].unbind(dim=1), strict=True)
+    ]
+    return sum(reconstruction) / len(reconstruction) + o.condensation_weight * sum(condensation) / len(condensation)
+
+
+def dynamics_loss(stage: DynamicsStage, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """The loss of stage 2, step by step and sample by sample: `DynamicsStage.losses` of the published loss alone."""
+    o, d, classes = stage.options, stage.dynamics, batch["classes"]
+    height, width = d.config.height, d.config.width
+    one_hots = identity(height * width, classes.device)
+    h, c = d.initial_state(len(classes), next(d.parameters()))
+    cross_entropy, kl = [], []
+    for t in range(classes.shape[1]):
+        cells = classes[:, t].cpu().numpy()  # [B, K], to where gridding happens
+        true = one_hots[torch.from_numpy(cells).to(classes.device)]  # [B, K, cells]
+        maps = true.unflatten(-1, (height, width))
+        prior, posterior = d.prior(h), d.posterior(h, d.posterior_maps(maps))
+        mean, std = posterior
+        eps = torch.randn(o.best_of, *mean.shape, generator=generator, device=mean.device)
+        candidates = [mean + std * e for e in eps]
+        with torch.no_grad():
+            costs = [-(true * d.logits(h, z).log_softmax(dim=-1)).sum(dim=(1, 2)) for z in candidates]
+            best = torch.stack(costs).argmin(dim=0)  # [B]
+        z = torch.stack(candidates)[best, torch.arange(len(h), device=h.device)]
+        cross_entropy.append(-(true * d.logits(h, z).log_softmax(dim=-1)).sum(dim=-1).mean())
+        if t:
+            q_p = (posterior, prior)
+            kl.append(losses.gaussian_kl(*(q_p if o.kl_direction == "posterior_prior" else q_p[::-1])))
+        h, c = d.step(h, c, d.encode_maps(maps), z)
+    return sum(cross_entropy) / len(cross_entropy) + o.beta * sum(kl) / len(kl)
