@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,11 @@ def replay(
 
 @app.command()
 def train(
-    config: Path = typer.Option(..., help="YAML file under config/train, or one of your own."),
+    config: Path | None = typer.Option(None, help="YAML file under config/train, or one of your own."),
+    preset: str = typer.Option("", help="In place of --config: an experiment of the paper, see docs/experiments.md."),
+    data: list[str] = typer.Option([], help="Of a preset: kth=/data/kth, or simulator in its place."),
+    runs: Path = typer.Option(Path("runs/paper"), help="Of a preset: folder of all presets' runs."),
+    changes: list[str] = typer.Option([], "--set", help="Change a field, such as --set stage1.steps=500; repeatable."),
     out: Path | None = typer.Option(None, help="The run's folder; default: runs/<name>."),
     bundle: Path | None = typer.Option(None, help="Where the bundle is exported; default: <out>/bundle."),
     resume: bool = typer.Option(False, "--resume", help="Go on where an interrupted run stopped."),
@@ -109,9 +114,20 @@ def train(
     ),
 ) -> None:
     """Train detector, synthesiser and dynamics, fit the probe, and export a bundle."""
+    from gridkp_ros.training.presets import parse_changes
     from gridkp_ros.training.run import train as run
 
-    checkpoint = run(config, out=out, resume=resume, from_bundle=from_bundle, take=take, only=only or None)
+    if bool(config) == bool(preset):
+        raise typer.BadParameter("give either --config or --preset")
+    changed = parse_changes(changes)
+    if config is None:
+        if only or out or bundle or from_bundle:
+            raise typer.BadParameter("--out, --bundle, --from and --only are not for presets, which settle them")
+        _train_presets([preset], runs, data, changed)
+        return
+    checkpoint = run(
+        config, out=out, resume=resume, from_bundle=from_bundle, take=take, only=only or None, changes=changed
+    )
     if only:
         _console().print(f"{only} is trained; without --only the run goes on to its bundle", highlight=False)
         return
@@ -251,6 +267,28 @@ def sim_evaluate(
             progress=lambda done, _: progress.update(task, completed=done),
         )
     _show_result(result, out, as_json)
+
+
+def _train_presets(names: Sequence[str], runs: Path, data: Sequence[str], changes: dict[str, Any]) -> None:
+    """Train and export presets, and what they start from, as far as it is not done; a killed one goes on."""
+    from gridkp_ros.data.paper import parse_places
+    from gridkp_ros.export.bundle import export
+    from gridkp_ros.node.resources import find_resource
+    from gridkp_ros.training.presets import Presets
+    from gridkp_ros.training.run import train as run
+
+    presets, places = Presets(find_resource("config/train/paper")), parse_places(data)
+    for name in presets.with_starts(names):
+        preset, out = presets[name], runs / name
+        if presets.trained(name, runs, presets.config(name, places, changes)):
+            continue
+        _console().print(f"training {name} in {out}", highlight=False)
+        checkpoint = run(
+            presets.config_path(name), out=out, resume=(out / "config.json").is_file(),
+            from_bundle=runs / preset.start / "bundle" if preset.start else None, take=preset.take,
+            changes=presets.changes(name, places, changes),
+        )
+        export(checkpoint, out / "bundle")
 
 
 def _predictor(model: str, provider: str, seed: int, temperature: float, region: str, stereo_half: str) -> Any:

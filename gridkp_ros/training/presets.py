@@ -64,11 +64,14 @@ class Presets:
     def changes(
         self, name: str, places: Mapping[str, Place], changes: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """What a preset changes in its base: its own fields, where the data are, and the caller's on top."""
+        """What a preset changes in its base: where the data are, the caller's fields, and its own, which it is known for.
+
+        So a caller's fewer steps of stage 1 do not train the detector that a preset takes from another one.
+        """
         preset = self[name]
         place = place_of(dict(places), preset.data)
         data = {} if place is None else {f"data.{s}": [place.source(s)] for s in ("train", "validation")}
-        return {"name": name, **data, **preset.set, **(changes or {})}
+        return {"name": name, **data, **(changes or {}), **preset.set}
 
     def config(self, name: str, places: Mapping[str, Place], changes: Mapping[str, Any] | None = None) -> TrainConfig:
         return load_config(self.config_path(name), self.changes(name, places, changes))

@@ -69,6 +69,7 @@ def test_changes_are_typed_and_errors_named(presets: Presets) -> None:
     changes = parse_changes(["stage1.steps=5", "model.hidden=16", "trusted_steps=null"])
     config = presets.config("kth", {}, changes)
     assert (config.stage1.steps, config.model.hidden, config.trusted_steps) == (5, 16, None)
+    assert presets.config("kth_vector", {}, changes).stage1.steps == 0  # the detector stays that of `kth`
     with pytest.raises(TrainingError, match=r"stage1\.stepps: Extra inputs"):
         presets.config("kth", {}, parse_changes(["stage1.stepps=5"]))
     with pytest.raises(TrainingError, match=r"model\.hidden: Input should be a valid integer"):
