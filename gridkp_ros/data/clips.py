@@ -76,9 +76,10 @@ def split_at_gaps(stamps_ns: Sequence[int], max_gap_s: float) -> list[slice]:
 def to_recording(clip: RawClip, spec: InputSpec, period_s: float) -> Recording:
     """Bring a clip to the model's size and period: of each tick, the image nearest in time and all that belongs to it.
 
-    Points are mapped as the pixels are, and all visible where the clip does not say. States, labels, rewards and actions are those of the images taken. So the
-    action between two frames is the one in force at the first: right for set-points, which hold until the next, and
-    for a data set used at its own rate. Displacements of images left out are not added up.
+    Points are mapped as the pixels are, and all visible where the clip does not say. States, labels, rewards and
+    actions are those of the images taken. So the action between two frames is the one in force at the first: right for
+    set-points, which hold until the next, and for a data set used at its own rate. Displacements of images left out are
+    not added up.
 
     Raises DataError if the clip is empty or its parts differ in length.
     """

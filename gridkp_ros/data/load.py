@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,39 +35,53 @@ def find_sources(path: Path) -> list[Path]:
     return found or [path]
 
 
-def footage_recordings(
-    path: Path, spec: InputSpec, period_s: float, topic: str | None = None, rate_hz: float | None = None, max_gap_s=0.5
-) -> list[Recording]:
-    """Return the recordings of a video, bag or frame folder, or of every one of them in a folder.
+def read_stretches(
+    path: Path,
+    topic: str | None = None,
+    rate_hz: float | None = None,
+    max_gap_s: float = 0.5,
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+    """Return the uninterrupted stretches of a video, bag or frame folder: stamps int64 [N] and N images.
 
-    Frames are brought to the model's size as the runtime does it, then the frame nearest to each tick of the period
-    is taken. A recording is cut where two frames lie more than `max_gap_s` apart or the stamps jump back; a frame with
-    its predecessor's stamp is left out. The log counts both.
+    Cut where two frames lie more than `max_gap_s` apart or the stamps jump back; a frame with its predecessor's stamp
+    is left out; the log counts both. change: what is done to an image before it is kept in memory.
 
     Raises DataError if nothing readable is there.
     """
-    recordings = []
-    for source_path in find_sources(Path(path)):
-        frames, stamps, repeated = [], [], 0
-        with open_source(source_path, topic=topic, rate_hz=rate_hz) as source:
-            placement = None
-            for stamped in source:
-                height, width = stamped.image.shape[:2]
-                if placement is None or (placement.source_width, placement.source_height) != (width, height):
-                    placement = Placement.of(spec, width, height)
-                if stamps and stamped.stamp_ns == stamps[-1]:
-                    repeated += 1  # a clip needs increasing stamps
-                    continue
-                frames.append(placement.to_model_image(stamped.image))
-                stamps.append(stamped.stamp_ns)
-        jumps = int(np.sum(np.diff(stamps) < 0))
-        if repeated:
-            log.warning("%s: frames left out because they carry their predecessor's stamp: %d", source_path, repeated)
-        if jumps:
-            log.warning("%s: stamps jump back, and a new recording begins there: %d times", source_path, jumps)
-        for number, stretch in enumerate(split_at_gaps(stamps, max_gap_s)):
-            picked = nearest_at_period(stamps[stretch], period_s)
-            recordings.append(Recording(f"{source_path.name}#{number}", np.stack(frames[stretch])[picked]))
-    if not recordings:
+    images, stamps, repeated = [], [], 0
+    with open_source(path, topic=topic, rate_hz=rate_hz) as source:
+        for stamped in source:
+            if stamps and stamped.stamp_ns == stamps[-1]:
+                repeated += 1  # a clip needs increasing stamps
+                continue
+            images.append(change(stamped.image))
+            stamps.append(stamped.stamp_ns)
+    jumps = int(np.sum(np.diff(stamps) < 0))
+    if repeated:
+        log.warning("%s: frames left out because they carry their predecessor's stamp: %d", path, repeated)
+    if jumps:
+        log.warning("%s: stamps jump back, and a new recording begins there: %d times", path, jumps)
+    if not images:
         raise DataError(f"{path} holds no frames")
-    return recordings
+    return [(np.asarray(stamps[part], np.int64), images[part]) for part in split_at_gaps(stamps, max_gap_s)]
+
+
+def footage_recordings(
+    path: Path, spec: InputSpec, period_s: float, topic: str | None = None, rate_hz: float | None = None, max_gap_s=0.5
+) -> list[Recording]:
+    """Return the recordings of one video, bag or frame folder, see `read_stretches`.
+
+    Frames are brought to the model's size as the runtime does it, then the frame nearest to each tick of the period
+    is taken.
+    """
+
+    def resize(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        return Placement.of(spec, width, height).to_model_image(image)
+
+    stretches = read_stretches(Path(path), topic, rate_hz, max_gap_s, resize)
+    return [
+        Recording(f"{Path(path).name}#{number}", np.stack(images)[nearest_at_period(stamps, period_s)])
+        for number, (stamps, images) in enumerate(stretches)
+    ]

@@ -231,27 +231,13 @@ class BagSource(FrameSource):
         super().__init__(path)
         self._forced_rate_hz = rate_hz
         with ExitStack() as stack:
-            topics, duration_ns = _image_topics(self._open_readers(stack))
+            topics, duration_ns = _image_topics(_open_readers(self.path, stack))
         self.topic = _choose_topic(path, topics, topic)
         self.length = topics[self.topic]
         if rate_hz:
             self.rate_hz = rate_hz
         elif self.length > 1 and duration_ns > 0:
             self.rate_hz = (self.length - 1) / (duration_ns * 1e-9)
-
-    def _open_readers(self, stack: ExitStack) -> list[Any]:
-        from rosbags import rosbag1, rosbag2
-
-        files = [self.path]
-        if self.path.is_dir() and not (self.path / "metadata.yaml").exists():
-            files = _bag_files(self.path)
-        try:
-            readers = [rosbag1.Reader(file) if file.suffix == ".bag" else rosbag2.Reader(file) for file in files]
-            for reader in readers:
-                stack.enter_context(reader)
-        except Exception as error:  # storage plug-ins raise their own classes: sqlite3, struct, zstd, ReaderError
-            raise DataError(f"{self.path}: this bag cannot be opened: {str(error) or type(error).__name__}") from error
-        return readers
 
     def _frames(self) -> Iterator[StampedFrame]:
         from rosbags.typesys import Stores, get_typestore
@@ -260,7 +246,7 @@ class BagSource(FrameSource):
         stores = {True: get_typestore(Stores.ROS1_NOETIC), False: get_typestore(Stores.ROS2_HUMBLE)}
         read, first = 0, 0  # images read; number of a reader's first message in the whole recording
         with ExitStack() as stack:
-            for reader in self._open_readers(stack):
+            for reader in _open_readers(self.path, stack):
                 is_ros1 = reader.path.suffix == ".bag"
                 connections = [c for c in reader.connections if c.topic == self.topic and c.msgtype in IMAGE_TYPES]
                 if not connections:
@@ -337,13 +323,13 @@ def open_source(path: str | Path, topic: str | None = None, rate_hz: float | Non
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_dir():
-        if (path / "metadata.yaml").exists() or _bag_files(path):
+        if is_bag(path):
             return BagSource(path, topic, rate_hz)
         if any(f.suffix.lower() in IMAGE_SUFFIXES for f in path.iterdir()):
             _refuse_topic(path, topic)
             return ImageFolderSource(path, rate_hz)
         raise DataError(f"{path}: this folder holds neither a rosbag (metadata.yaml, .mcap, .db3) nor images")
-    if path.suffix.lower() in BAG_SUFFIXES:
+    if is_bag(path):
         return BagSource(path, topic, rate_hz)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise DataError(f"{path}: one image is no recording: give the folder it lies in, and its rate")
@@ -359,6 +345,34 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 def _refuse_topic(path: Path, topic: str | None) -> None:
     if topic:
         raise DataError(f"{path}: topic {topic!r} was given, but this is no rosbag")
+
+
+def is_bag(path: Path) -> bool:
+    """Return whether a path is a rosbag: a folder of one, or its file."""
+    if path.is_dir():
+        return (path / "metadata.yaml").exists() or bool(_bag_files(path))
+    return path.suffix.lower() in BAG_SUFFIXES
+
+
+def image_topics(path: Path) -> dict[str, int]:
+    """Return the image topics of a rosbag that hold messages, with their number. Raises DataError if it is damaged."""
+    with ExitStack() as stack:
+        return _image_topics(_open_readers(path, stack))[0]
+
+
+def _open_readers(path: Path, stack: ExitStack) -> list[Any]:
+    from rosbags import rosbag1, rosbag2
+
+    files = [path]
+    if path.is_dir() and not (path / "metadata.yaml").exists():
+        files = _bag_files(path)
+    try:
+        readers = [rosbag1.Reader(file) if file.suffix == ".bag" else rosbag2.Reader(file) for file in files]
+        for reader in readers:
+            stack.enter_context(reader)
+    except Exception as error:  # storage plug-ins raise their own classes: sqlite3, struct, zstd, ReaderError
+        raise DataError(f"{path}: this bag cannot be opened: {str(error) or type(error).__name__}") from error
+    return readers
 
 
 def _bag_files(folder: Path) -> list[Path]:

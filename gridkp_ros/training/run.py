@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +27,13 @@ from gridkp_ros.provenance import git_commit
 from gridkp_ros.track_models import to_cells
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
-    FootageSource,
     OptimiserConfig,
-    SimulatorSource,
-    Source,
     TrainConfig,
     TrainingError,
     load_config,
 )
 from gridkp_ros.training.probe import Known, fit_probe
+from gridkp_ros.training.sources import load_sources
 from gridkp_ros.training.propagation import stage2_of
 from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
 from gridkp_ros.training.track_fit import MIN_FRAMES, fit_track_models
@@ -83,45 +80,6 @@ class StepLoader:
 
     def load_state_dict(self, state: dict) -> None:
         pass
-
-
-def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[Recording], list[float]]:
-    """Load every recording of the sources, with its source's weight."""
-    recordings, weights = [], []
-    for source in sources:
-        if isinstance(source, SimulatorSource):
-            from gridkp_ros.data.simulator import simulator_recordings
-            from gridkp_ros.sim import SimConfig
-
-            new = simulator_recordings(
-                range(source.first_seed, source.first_seed + source.episodes),
-                config.input_spec,
-                config.data.period_s,
-                source.duration_s,
-                SimConfig(width=source.width, height=source.height, background=source.background),
-                workers=os.cpu_count() or 1,
-                progress=_progress("rendering episodes"),
-            )
-        else:
-            assert isinstance(source, FootageSource)
-            from gridkp_ros.data.load import footage_recordings
-
-            new = footage_recordings(
-                source.path, config.input_spec, config.data.period_s, source.topic, source.rate_hz, source.max_gap_s
-            )
-        recordings += new
-        weights += [source.weight] * len(new)
-    return recordings, weights
-
-
-def _progress(what: str):
-    started = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        if done == total or done % 20 == 0:
-            log.info("%s: %d of %d (%.0f s)", what, done, total, time.monotonic() - started)
-
-    return show
 
 
 @torch.no_grad()
@@ -388,8 +346,6 @@ def train(
 
     probe = None
     if run.truth:
-        from gridkp_ros.data.simulator import POINT_NAMES
-
         def with_truth(which: list[Recording], found: list[np.ndarray]) -> list[Known]:
             return [
                 (kp.classes_to_pixels(torch.from_numpy(c), config.model.width).numpy(), r.points, r.visible)
@@ -397,7 +353,7 @@ def train(
                 if r.points is not None
             ]
 
-        probe = fit_probe(with_truth(recordings, cells), with_truth(held_out, held_cells), POINT_NAMES)
+        probe = fit_probe(with_truth(recordings, cells), with_truth(held_out, held_cells), run.truth[0].point_names)
     record = run.record | {
         "baselines": run.baselines(cells, held_cells),
         "commit": git_commit(),

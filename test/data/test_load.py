@@ -61,5 +61,5 @@ def test_a_frame_folder_keeps_its_own_images_beside_subfolders(tmp_path: Path) -
         for index in range(3):
             cv2.imwrite(str(folder / f"{index}.png"), np.zeros((8, 8, 3), np.uint8))
     assert find_sources(tmp_path) == [tmp_path, tmp_path / "more"]
-    recordings = footage_recordings(tmp_path, SPEC, 0.1, rate_hz=10)
+    recordings = [r for path in find_sources(tmp_path) for r in footage_recordings(path, SPEC, 0.1, rate_hz=10)]
     assert [(r.name, len(r)) for r in recordings] == [(f"{tmp_path.name}#0", 3), ("more#0", 3)]

@@ -1,0 +1,352 @@
+"""The cache: each item of a data set is decoded once, at the model's size and period, and then read from files.
+
+    prepared = prepare(open_dataset("kth", root, "train"), spec, period_s, workers=8)
+    dataset = ClipDataset(prepared.recordings, ...)
+
+An entry is a folder with the arrays of an item's recordings (.npy; frames are memory-mapped, so a set may be larger
+than the memory) and `entry.json` with their checksums. It appears under its name when it is complete, so a killed run
+leaves nothing half-written and a later one does only what is missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gridkp_ros.data.clips import Recording
+from gridkp_ros.data.datasets.base import DataSet, Item
+from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
+from gridkp_ros.sim import cache_root
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # part of every key: raised whenever an entry's files or their meaning change
+_ARRAYS = ("points", "visible", "states", "actions", "rewards")
+_PART = ".part-"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StoredFrames:
+    """Frames uint8 [N,H,W,C] in a .npy file, of which only what is indexed is read; else it behaves as an array.
+
+    It holds no open file, so any number of recordings can be at hand, and costs nothing to send to another process.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+
+    dtype = np.dtype(np.uint8)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.array(np.load(self.path, mmap_mode="r")[index])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(np.load(self.path), dtype)
+
+
+@dataclass
+class Prepared:
+    """What `prepare` found and did.
+
+    items: of the data set; decoded: how many of them in this call; unreadable: name of an item and why, which are left
+    out; damaged: entries that were found damaged, and why, decoded again; seconds: the call took.
+    """
+
+    name: str
+    folder: Path
+    items: int = 0
+    decoded: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    recordings: list[Recording] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        return sum(map(len, self.recordings))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures, for a table or JSON."""
+        figures = {"name": self.name, "folder": str(self.folder), "items": self.items, "decoded": self.decoded}
+        figures |= {"recordings": len(self.recordings), "frames": self.frames, "seconds": round(self.seconds, 3)}
+        return figures | {"unreadable": self.unreadable, "damaged": self.damaged}
+
+
+def spread(things: Sequence[T], number: int) -> list[T]:
+    """Return at most `number` of the things, spread evenly over all of them."""
+    if len(things) <= number:
+        return list(things)
+    return [things[i] for i in np.linspace(0, len(things) - 1, number).round().astype(int)]
+
+
+def set_folder(data: DataSet, spec: InputSpec, period_s: float, cache: Path | None = None) -> Path:
+    """Return the folder of a data set's entries, named by all that changes pixels but the items' own files."""
+    key = [FORMAT, data.name, data.version, data.options, spec.to_dict(), period_s]
+    return (cache or cache_root() / "recordings") / f"{data.name}-{_digest(key)}"
+
+
+def entry_name(data: DataSet, item: Item) -> str:
+    """Return the name of an item's entry: by its name, its facts, and the size and time of change of its files.
+
+    Raises DataError if one of the files is not there.
+    """
+
+    def relative(path: Path) -> str:
+        return path.relative_to(data.root).as_posix() if path.is_relative_to(data.root) else str(path)
+
+    files = []
+    for path in item.files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{data.name}: {path} of {item.name} is missing: {error.strerror}. {data.obtain}"
+            ) from error
+        files.append((relative(path), stat.st_size, stat.st_mtime_ns))
+    about = {key: relative(value) if isinstance(value, Path) else value for key, value in item.about.items()}
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", item.name).strip(".")[-80:]
+    return f"{readable}-{_digest([item.name, files, about])}"
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_entry(entry: Path, item: Item, recordings: Sequence[Recording]) -> None:
+    """Write an item's recordings as an entry, complete or not at all.
+
+    Raises DataError if the disk is full or may not be written to.
+    """
+    part = entry.with_name(f"{_PART}{entry.name}-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        listed = []
+        for number, recording in enumerate(recordings):
+            arrays = {}
+            for name in ("frames", *_ARRAYS):
+                array = getattr(recording, name)
+                if array is None:
+                    continue
+                path = part / f"{number:03d}.{name}.npy"
+                np.save(path, np.ascontiguousarray(array))
+                arrays[name] = {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+            facts = {key: getattr(recording, key) for key in ("name", "label", "labels", "point_names")}
+            listed.append(facts | {"shape": np.shape(recording.frames), "arrays": arrays})
+        (part / "entry.json").write_text(json.dumps({"format": FORMAT, "item": item.name, "recordings": listed}))
+        shutil.rmtree(entry, ignore_errors=True)
+        part.rename(entry)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(
+            f"{entry} cannot be written ({error.strerror or error}): make room, or name another disk by XDG_CACHE_HOME"
+        ) from error
+
+
+def read_entry(entry: Path, verify: bool = False) -> list[Recording]:
+    """Read an entry. Its small arrays are always checked against their checksums, its frames only if `verify`.
+
+    Raises DataError saying which file is missing or damaged.
+    """
+    try:
+        content = json.loads((entry / "entry.json").read_text())
+        recordings = []
+        for listed in content["recordings"]:
+            arrays: dict[str, Any] = {}
+            for name, stored in listed["arrays"].items():
+                path = entry / stored["file"]
+                if path.stat().st_size != stored["bytes"]:
+                    raise DataError(f"{path} has {path.stat().st_size} bytes, not {stored['bytes']}")
+                if (verify or name != "frames") and _sha256(path) != stored["sha256"]:
+                    raise DataError(f"{path} does not have the checksum it was written with")
+                arrays[name] = StoredFrames(path, tuple(listed["shape"])) if name == "frames" else np.load(path)
+            arrays |= {key: tuple(listed[key]) for key in ("labels", "point_names")}
+            recordings.append(Recording(name=listed["name"], label=listed["label"], **arrays))
+        return recordings
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{entry} is no whole entry ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    item: Item
+    decoded: bool = False
+    unreadable: str = ""
+    damaged: str = ""
+
+
+def _ensure(data: DataSet, item: Item, entry: Path, spec: InputSpec, period_s: float, verify: bool) -> _Outcome:
+    """Have an item's entry there and whole; decode it if it is not."""
+    damaged = ""
+    if entry.exists():
+        try:
+            read_entry(entry, verify)
+            return _Outcome(item)
+        except DataError as error:
+            damaged = str(error)
+    try:
+        recordings = data.recordings(item, spec, period_s)
+        if not sum(map(len, recordings)):
+            raise DataError(f"{item.name} holds no images")
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # damaged data fails wherever its bytes stop making sense, in any library's own way
+        sentence = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        return _Outcome(item, unreadable=sentence, damaged=damaged)
+    write_entry(entry, item, recordings)
+    return _Outcome(item, decoded=True, damaged=damaged)
+
+
+def _die_with_parent() -> None:
+    """Have a worker end when the process that started it is killed: it would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: of several runs that need the same data, one decodes it while the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s is being prepared by another process: waiting for it", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob(f"{_PART}*"):  # of a killed run: whoever holds the lock is the only one who writes
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def prepare(
+    data: DataSet,
+    spec: InputSpec,
+    period_s: float,
+    *,
+    items: Sequence[Item] | None = None,
+    workers: int = 1,
+    verify: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+) -> Prepared:
+    """Have every item of a data set in the cache, and return its recordings in the order of the items.
+
+    items: those wanted, by default all of the split. workers: processes that decode. verify: read every file of the
+    entries that are there and compare checksums (without it, sizes and the small arrays alone). progress: called with
+    (items done, items in all). cache: the folder of caches, by default `recordings` under `cache_root()`.
+
+    Raises DataError if the data set is incomplete, none of its items can be read, or the cache cannot be written.
+    """
+    began = time.monotonic()
+    items = list(data.items() if items is None else items)
+    if not items:
+        raise DataError(f"{data.name}: there is nothing in split {data.split!r} of {data.root}. {data.obtain}")
+    folder = set_folder(data, spec, period_s, cache)
+    entries = {item.name: folder / entry_name(data, item) for item in items}
+    if len(entries) < len(items):
+        names = [item.name for item in items]
+        raise DataError(f"{data.name}: two items are called {next(n for n in names if names.count(n) > 1)!r}")
+    result = Prepared(data.name, folder, len(items))
+    read: dict[str, list[Recording]] = {}
+
+    def missing() -> list[Item]:
+        found = []
+        for item in items:
+            try:
+                read[item.name] = read_entry(entries[item.name])
+            except DataError:
+                found.append(item)
+        return found
+
+    if missing() or verify:
+        with _alone(folder):
+            todo = items if verify else missing()  # another run may have done it meanwhile
+            done = len(items) - len(todo)
+            for outcome in _outcomes(data, todo, entries, spec, period_s, verify, workers):
+                name = outcome.item.name
+                done += 1
+                result.decoded += outcome.decoded
+                if outcome.damaged:
+                    result.damaged[name] = outcome.damaged
+                    log.warning("%s: a damaged entry of the cache is decoded again: %s", name, outcome.damaged)
+                if outcome.unreadable:
+                    result.unreadable[name] = outcome.unreadable
+                    log.warning("%s: %s is left out, it cannot be read: %s", data.name, name, outcome.unreadable)
+                if progress is not None:
+                    progress(done, len(items))
+    for item in items:
+        if item.name not in result.unreadable:
+            if item.name not in read or item.name in result.damaged:
+                read[item.name] = read_entry(entries[item.name])
+            result.recordings += read[item.name]
+    if not result.recordings:
+        first = "; ".join(f"{name}: {why}" for name, why in list(result.unreadable.items())[:3])
+        raise DataError(f"{data.name}: not one of its {len(items)} items can be read: {first}")
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _outcomes(
+    data: DataSet,
+    items: Sequence[Item],
+    entries: dict[str, Path],
+    spec: InputSpec,
+    period_s: float,
+    verify: bool,
+    workers: int,
+) -> Iterator[_Outcome]:
+    jobs = [(data, item, entries[item.name], spec, period_s, verify) for item in items]
+    if min(workers, len(jobs)) <= 1:
+        yield from (_ensure(*job) for job in jobs)
+        return
+    # A forked worker would inherit threads' locks (OpenCV's, PyTorch's) and the lock file.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _die_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(_ensure, *job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"{data.name}: a process that decoded it was ended, by lack of memory perhaps: use fewer --workers. "
+                "What is done is kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)

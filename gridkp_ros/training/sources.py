@@ -1,0 +1,75 @@
+"""What a configuration names as its data, opened, prepared and loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gridkp_ros.data.clips import Recording
+from gridkp_ros.data.datasets import DataSet, open_dataset
+from gridkp_ros.data.prepare import prepare, spread
+from gridkp_ros.training.config import FootageSource, SimulatorSource, Source, TrainConfig, TrainingError
+
+log = logging.getLogger(__name__)
+
+
+def open_source(source: Source, config: TrainConfig) -> DataSet:
+    """Return a source's data set. Raises DataError saying what is missing where."""
+    if isinstance(source, SimulatorSource):
+        from gridkp_ros.data.simulator import SimulatorEpisodes
+        from gridkp_ros.sim import SimConfig
+
+        options = source.model_dump(include={"width", "height", "background", "duration_s"})
+        seeds = range(source.first_seed, source.first_seed + source.episodes)
+        return SimulatorEpisodes(seeds, SimConfig(rate_hz=1 / config.data.period_s, **options))
+    if isinstance(source, FootageSource):
+        options = source.model_dump(include={"topic", "rate_hz", "max_gap_s"})
+        return open_dataset("footage", source.path, "all", **options)
+    return open_dataset(source.name, source.root, source.split, **source.options)
+
+
+def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[Recording], list[float]]:
+    """Load every recording of the sources, with its source's weight; what is not in the cache yet is prepared.
+
+    Raises DataError where data are missing, TrainingError where the sources' named points are not the same.
+    """
+    recordings, weights, named = [], [], {}
+    for source in sources:
+        data = open_source(source, config)
+        limit = getattr(source, "max_recordings", None)
+        prepared = prepare(
+            data,
+            config.input_spec,
+            config.data.period_s,
+            items=data.items() if limit is None else spread(data.items(), limit),
+            workers=len(os.sched_getaffinity(0)),
+            progress=log_progress(f"preparing {data.name}"),
+        )
+        new = prepared.recordings if limit is None else spread(prepared.recordings, limit)
+        if prepared.unreadable:
+            lost = len(prepared.unreadable)
+            log.warning("%s: %d of %d items are unreadable and left out", data.name, lost, prepared.items)
+        if not getattr(source, "points", True):
+            new = [replace(r, points=None, visible=None, point_names=()) for r in new]
+        named |= {r.point_names: data.name for r in new if r.points is not None}
+        recordings += new
+        weights += [source.weight] * len(new)
+    if len(named) > 1:
+        raise TrainingError(
+            f"the sources {', '.join(named.values())} name different points: leave out `points: true` of all but one"
+        )
+    return recordings, weights
+
+
+def log_progress(what: str) -> Callable[[int, int], None]:
+    """Return a callback that says how far something is, now and then and at its end."""
+    started = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        if done == total or done % 20 == 0:
+            log.info("%s: %d of %d (%.0f s)", what, done, total, time.monotonic() - started)
+
+    return show

@@ -1,0 +1,229 @@
+"""The cache: decoded once, resumed after a kill, damage told and repaired, the unreadable named."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gridkp_ros.data import prepare as module
+from gridkp_ros.data.clips import ClipDataset, to_recording
+from gridkp_ros.data.datasets.base import Item, RawClip
+from gridkp_ros.data.prepare import entry_name, prepare, read_entry, set_folder, spread
+from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
+from support.files_dataset import Files
+
+SPEC = InputSpec(8, 8, 3)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Files:
+    root = tmp_path / "files"
+    root.mkdir()
+    for number, rate in enumerate([10, 10, 30, 5]):
+        (root / f"item{number}.txt").write_text(f"{rate} {rate}")
+    return Files(root)
+
+
+def reads(data: Files) -> list[str]:
+    path = data.root / "read.log"
+    return path.read_text().split() if path.is_file() else []
+
+
+def levels(recording) -> list[int]:
+    return recording.frames[:, 0, 0, 0].tolist()
+
+
+def test_decoded_once_and_everything_kept(data: Files) -> None:
+    first = prepare(data, SPEC, 0.1)
+    assert (first.items, first.decoded, first.frames) == (4, 4, 10 + 10 + 10 + 9)
+    again = prepare(data, SPEC, 0.1)
+    assert (again.items, again.decoded) == (4, 0)
+    assert sorted(reads(data)) == ["item0", "item1", "item2", "item3"]
+    fast = again.recordings[2]  # 30 images a second, every third of them kept
+    assert levels(fast) == [0, 3, 6, 9, 12, 15, 18, 21, 24, 27]
+    assert fast.states[:, 0].tolist() == fast.actions[:, 0].tolist() == fast.rewards.tolist() == levels(fast)
+    assert fast.labels == tuple(f"G{i // 2}" for i in levels(fast))
+    assert (fast.label, fast.point_names, fast.visible.all()) == ("throw", ("tip",), True)
+    np.testing.assert_allclose(fast.points[:, 0, 0], (np.array(levels(fast)) + 0.5) / 2 - 0.5)
+    slow = again.recordings[3]  # 5 images a second: each twice, the tie to the earlier
+    assert levels(slow) == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    assert slow.actions[:, 0].tolist() == levels(slow)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same(data: Files, workers: int) -> None:
+    seen = []
+    prepared = prepare(data, SPEC, 0.1, workers=workers, progress=lambda done, total: seen.append((done, total)))
+    assert [r.name for r in prepared.recordings] == ["item0", "item1", "item2", "item3"]
+    assert [levels(r) for r in prepared.recordings[:2]] == [list(range(10))] * 2
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_what_changes_pixels_changes_the_entry(data: Files) -> None:
+    prepare(data, SPEC, 0.1)
+    assert levels(prepare(Files(data.root, shade=50), SPEC, 0.1).recordings[0])[0] == 50
+    prepare(data, InputSpec(4, 4, 3), 0.1)
+    prepare(data, SPEC, 0.2)
+    assert len(reads(data)) == 16
+    (data.root / "item0.txt").write_text("10 7")
+    assert len(prepare(data, SPEC, 0.1).recordings[0]) == 7
+    assert reads(data)[16:] == ["item0"]
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0xFF
+    path.write_bytes({"flip": bytes(content), "cut": bytes(content[:-5]), "empty": b""}[how])
+
+
+@pytest.mark.parametrize(
+    ("file", "how", "verify"),
+    [
+        ("000.frames.npy", "flip", True),
+        ("000.frames.npy", "cut", False),
+        ("000.actions.npy", "flip", False),
+        ("entry.json", "cut", False),
+        ("entry.json", "empty", False),
+    ],
+)
+def test_damage_is_told_and_repaired(
+    data: Files, caplog: pytest.LogCaptureFixture, file: str, how: str, verify: bool
+) -> None:
+    whole = prepare(data, SPEC, 0.1)
+    damage(whole.folder / entry_name(data, data.items()[1]) / file, how)
+    repaired = prepare(data, SPEC, 0.1, verify=verify)
+    assert list(repaired.damaged) == ["item1"]
+    assert repaired.decoded == 1
+    assert "item1: a damaged entry of the cache is decoded again" in caplog.text
+    assert reads(data)[4:] == ["item1"]
+    np.testing.assert_array_equal(repaired.recordings[1].frames[:], whole.recordings[0].frames[:])
+    assert not prepare(data, SPEC, 0.1, verify=True).damaged
+
+
+def test_the_unreadable_is_named_counted_and_tried_again(data: Files, caplog: pytest.LogCaptureFixture) -> None:
+    (data.root / "item1.txt").write_text("nonsense")
+    prepared = prepare(data, SPEC, 0.1, workers=2)
+    assert list(prepared.unreadable) == ["item1"]
+    assert "ValueError" in prepared.unreadable["item1"]
+    assert "item1 is left out, it cannot be read" in caplog.text
+    assert [r.name for r in prepared.recordings] == ["item0", "item2", "item3"]
+    assert prepared.summary()["unreadable"] == prepared.unreadable
+    (data.root / "item1.txt").write_text("10 10")
+    assert len(prepare(data, SPEC, 0.1).recordings) == 4
+    for path in data.root.glob("*.txt"):
+        path.write_text("10 0")
+    with pytest.raises(DataError, match="not one of its 4 items can be read: item0"):
+        prepare(data, SPEC, 0.1)
+
+
+def test_missing_files_and_empty_sets_say_where_to_obtain_them(data: Files, tmp_path: Path) -> None:
+    item = Item("gone", (data.root / "gone.txt",))
+    with pytest.raises(DataError, match=r"gone\.txt of gone is missing.*Make them\."):
+        prepare(data, SPEC, 0.1, items=[item])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"nothing in split 'all'.*Make them\."):
+        prepare(Files(tmp_path / "empty"), SPEC, 0.1)
+    with pytest.raises(DataError, match=r"nowhere is missing or incomplete.*Make them\."):
+        Files(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no split 'test': use one of all"):
+        Files(data.root, "test")
+
+
+def test_a_full_disk_leaves_nothing_half_written(data: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, array: np.ndarray) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.np, "save", full)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\): make room"):
+        prepare(data, SPEC, 0.1)
+    assert [p.name for p in set_folder(data, SPEC, 0.1).iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_in_the_middle_it_goes_on_where_it_was(data: Files, cache: Path, workers: int) -> None:
+    for number in range(4, 12):
+        (data.root / f"item{number:02d}.txt").write_text("10 10")
+    program = (
+        "from pathlib import Path\n"
+        "from gridkp_ros.data.prepare import prepare\n"
+        "from gridkp_ros.geometry import InputSpec\n"
+        "from support.files_dataset import Files\n"
+        f"prepare(Files(Path({str(data.root)!r}), delay_s=0.1), InputSpec(8, 8, 3), 0.1, workers={workers})\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    folder = set_folder(data, SPEC, 0.1)
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*/entry.json"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.3)  # its workers end with it
+    (folder / ".part-left-1").mkdir()  # as where the kill hits while an entry is written
+    entries = {path.parent.name for path in folder.glob("*/entry.json")}
+    assert 3 <= len(entries) < 12
+    for entry in entries:
+        assert read_entry(folder / entry, verify=True)
+    before = len(reads(data))
+    resumed = prepare(data, SPEC, 0.1)
+    assert resumed.decoded == 12 - len(entries)
+    assert len(reads(data)) - before == 12 - len(entries)
+    assert len(resumed.recordings) == 12
+    assert not list(folder.glob(".part*"))
+
+
+def test_frames_are_read_from_the_file_as_they_are_asked_for(data: Files) -> None:
+    recording = prepare(data, SPEC, 0.1).recordings[0]
+    frames = recording.frames
+    assert (frames.shape, frames.ndim, frames.dtype, len(frames)) == ((10, 8, 8, 3), 4, np.uint8, 10)
+    assert len(pickle.dumps(recording)) < 5000
+    assert frames[2:4].flags.owndata
+    np.testing.assert_array_equal(np.stack([frames[i] for i in range(10)]), np.asarray(frames))
+    assert [len(part) for part in np.array_split(frames, 3)] == [4, 3, 3]
+
+
+def test_clips_hand_out_what_is_asked_for(data: Files) -> None:
+    recordings = prepare(data, SPEC, 0.1).recordings
+    clips = ClipDataset(recordings, 4, 20, seed=1, extras=("states", "actions", "labels"))
+    item = clips[3]
+    assert item["actions"].shape == (4, 1)
+    which, start, _ = clips.draw(3)
+    assert item["actions"][:, 0].tolist() == item["frames"][:, 0, 0, 0].tolist()
+    assert item["labels"] == recordings[which].labels[start : start + 4]
+    assert set(ClipDataset(recordings, 4, 20, seed=1)[0]) == {"frames", "points", "known", "visible"}
+    with pytest.raises(ValueError, match="clips have no 'joints'"):
+        ClipDataset(recordings, 4, 1, seed=1, extras=("joints",))
+    bare = to_recording(RawClip("bare", np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) * 10**8), SPEC, 0.1)
+    with pytest.raises(ValueError, match="recording bare has no actions"):
+        ClipDataset([*recordings, bare], 4, 1, seed=1, extras=("actions",))
+
+
+def test_clips_whose_parts_do_not_fit_are_refused() -> None:
+    images, stamps = np.zeros((4, 8, 8), np.uint8), [0, 10**8, 2 * 10**8, 3 * 10**8]
+    with pytest.raises(DataError, match=r"4 stamps, but of \{'states': 3\}"):
+        to_recording(RawClip("short", images, stamps, states=np.zeros((3, 1))), SPEC, 0.1)
+    with pytest.raises(DataError, match="3 images for 4 stamps"):
+        to_recording(RawClip("short", images[:3], stamps), SPEC, 0.1)
+    with pytest.raises(DataError, match="short: frame stamps must increase"):
+        to_recording(RawClip("short", images, [0, 2, 2, 3]), SPEC, 0.1)
+
+
+def test_spread_takes_both_ends() -> None:
+    assert spread(range(9), 3) == [0, 4, 8]
+    assert spread([1, 2], 5) == [1, 2]
+
+
+def test_the_summary_is_json(data: Files) -> None:
+    assert json.loads(json.dumps(prepare(data, SPEC, 0.1).summary()))["frames"] == 39

@@ -1,0 +1,40 @@
+"""A data set of text files, whose reading a test can watch, delay and spoil."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gridkp_ros.data.datasets.base import DataSet, Item, RawClip
+
+
+class Files(DataSet):
+    """A text file for each item: "rate frames", with frames whose grey level is their index. It logs what it reads."""
+
+    name = "files"
+    obtain = "Make them."
+    splits = ("all",)
+
+    def __init__(self, root: Path, split: str = "all", shade: int = 0, delay_s: float = 0.0) -> None:
+        super().__init__(root, split, shade=shade)
+        self.delay_s = delay_s
+
+    def items(self) -> list[Item]:
+        return [Item(path.stem, (path,)) for path in sorted(self.root.glob("*.txt"))]
+
+    def load(self, item: Item) -> Iterator[RawClip]:
+        with (self.root / "read.log").open("a") as file:
+            file.write(f"{item.name}\n")
+        time.sleep(self.delay_s)
+        rate, n = map(int, item.files[0].read_text().split())
+        images = (np.full((16, 16, 3), index + self.options["shade"], np.uint8) for index in range(n))
+        stamps = [round(i / rate * 1e9) for i in range(n)]
+        numbers = np.arange(n, dtype=np.float32)
+        points = np.stack([numbers, numbers], axis=-1)[:, None]
+        yield RawClip(
+            item.name, images, stamps, points, point_names=("tip",), states=numbers[:, None], actions=numbers[:, None],
+            rewards=numbers, label="throw", labels=tuple(f"G{i // 2}" for i in range(n)),
+        )  # fmt: skip
