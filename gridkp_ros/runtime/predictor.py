@@ -22,6 +22,7 @@ from gridkp_ros.runtime.forecast import (
     sample_weights,
     weighted_mean,
 )
+from gridkp_ros.runtime.rollout import forecast_feeds, roll_out
 
 _LOG = logging.getLogger(__name__)
 # One forecast of this many poses is some 100 MB of noise and results; nobody plans that far.
@@ -346,12 +347,8 @@ class Predictor:
         """Advance the state by one step of the prior without noise."""
         noise = np.zeros((1, 1, 1, *self.manifest.forecast_noise.shape), np.float32)
         lead = {name: value[:, None] for name, value in state.items()}
-        out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(self._forecast_feeds(lead, noise))
+        out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(forecast_feeds(self.manifest, lead, noise))
         return {s.name: out[f"{s.name}_out"][:, 0] for s in self.manifest.state}
-
-    def _forecast_feeds(self, state: State, noise: np.ndarray) -> dict[str, np.ndarray]:
-        conditions = {c.name: np.array(c.default, np.float32).reshape(1, *c.shape) for c in self.manifest.conditions}
-        return {**state, self.manifest.forecast_noise.name: noise, **conditions}
 
     def _require_ready(self) -> None:
         if not self.ready:
@@ -412,26 +409,11 @@ class Predictor:
         return self._assemble(pose, spread, confidence)
 
     def _roll_out(self, state: State, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run `forecast` over noise [1, S, T, ...] in as many calls as the graph needs.
-
-        Returns pose, spread and confidence, each [S, T, ...].
-        """
-        engine = self._engine("forecast.onnx")
-        name = self.manifest.forecast_noise.name
-        fixed = engine.input_shape(name)[2]
-        chunk = fixed if isinstance(fixed, int) else self.manifest.max_steps_per_call
-        num_samples, num_steps = noise.shape[1:3]
+        """Run `forecast` over noise [1, S, T, ...]; returns pose, spread and confidence, each [S, T, ...]."""
+        num_samples = noise.shape[1]
         state = {k: np.repeat(v[:, None], num_samples, axis=1) for k, v in state.items()}
-        parts = []
-        for start in range(0, num_steps, chunk):
-            part = noise[:, :, start : start + chunk]
-            if isinstance(fixed, int) and part.shape[2] < fixed:
-                # The last call of a graph of fixed length runs past the horizon; the rest is cut off below.
-                part = np.pad(part, [(0, 0), (0, 0), (0, fixed - part.shape[2])] + [(0, 0)] * (part.ndim - 3))
-            out = engine.run(self._forecast_feeds(state, part))
-            state = {s.name: out[f"{s.name}_out"] for s in self.manifest.state}
-            parts.append([out[key][0] for key in ("pose", "spread", "confidence")])
-        return tuple(np.concatenate(values, axis=1)[:, :num_steps] for values in zip(*parts, strict=True))
+        pose, spread, confidence = roll_out(self._engine("forecast.onnx"), self.manifest, state, noise)
+        return pose[0], spread[0], confidence[0]
 
     def _assemble(self, pose: np.ndarray, spread: np.ndarray, confidence: np.ndarray) -> Forecast:
         placement, clock, probe = self.place(), self._clock, self.manifest.probe
