@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -65,3 +66,25 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def shortened(path: Path, max_bytes: int) -> tuple[bytes, float]:
+    """Return a video file's bytes, or its first `max_bytes` of pictures if they are more, and the seconds these hold.
+
+    Nothing is encoded again. The file must be one that `VideoWriter` wrote.
+    """
+    import av
+
+    content = io.BytesIO()
+    with av.open(str(path)) as source, av.open(content, "w", format="mp4") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        size = count = 0
+        for packet in source.demux(video=0):
+            size += packet.size
+            if packet.dts is None or size > max_bytes:
+                break
+            packet.stream = stream
+            target.mux(packet)
+            count += 1
+        rate = source.streams.video[0].average_rate
+    return content.getvalue(), float(count / rate)

@@ -20,7 +20,8 @@ from gridkp_ros.data.sources import FrameSource
 from gridkp_ros.evaluation.metrics import GRID_CELLS, EvaluationError, significant
 from gridkp_ros.evaluation.report import write_report
 from gridkp_ros.evaluation.scoring import STEP_S, ForecastScorer, PointTruth
-from gridkp_ros.evaluation.storyboard import Storyboard, View
+from gridkp_ros.evaluation.storyboard import Storyboard
+from gridkp_ros.evaluation.strips import View
 from gridkp_ros.geometry import Placement
 from gridkp_ros.runtime import Forecast, Observation, Predictor
 
@@ -150,7 +151,7 @@ def replay(
     write_metrics(out_dir, result)
     if files is not None:
         title = f"Replay of {source.name}"
-        write_report(out_dir, result, title=title, film=files.film, strip=files.strip, notes=files.notes)
+        write_report(out_dir, result, title=title, story=files)
     return result
 
 

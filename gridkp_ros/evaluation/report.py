@@ -1,55 +1,87 @@
-"""A self-contained HTML report out of metrics: verdicts in plain words, curves, tables with intervals, pictures."""
+"""A self-contained HTML report out of metrics: verdicts in plain words, curves, tables with intervals, pictures.
+
+The page is written from the keys that `metrics.json` has: a metric or a method that is new to it is shown under its own
+name, one that is absent is left out. All of its styles, scripts, pictures and films lie in the one file.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from gridkp_ros import __version__
+from gridkp_ros.evaluation.metrics import HIGHER_IS_BETTER
 from gridkp_ros.evaluation.scoring import STEP_S
-
-FILM_EMBED_BYTES = 12_000_000  # a larger film is linked: browsers are slow with such data URIs
+from gridkp_ros.evaluation.storyboard import Story
+from gridkp_ros.provenance import git_commit
 
 _ENOUGH_BLOCKS = 10  # below, percentile intervals cover clearly less than they say
 
 METHOD_NAMES = {
     "model": "model",
     "stays_put": "stays put",
-    "constant_velocity": "constant velocity",
     "last_frame": "last frame",
+    "constant_velocity": "constant velocity",
+    "kalman": "Kalman filter",
+    "linear_ar": "linear autoregression",
 }
-METHOD_COLORS = {
-    "model": "#c2410c",
-    "stays_put": "#475569",
-    "constant_velocity": "#0e7490",
-    "last_frame": "#475569",
-}
+DOING_NOTHING = ("stays_put", "last_frame")
 
 
 @dataclass(frozen=True)
 class MetricText:
-    """How a metric is written: heading, unit, decimals, and what the model is called in a verdict on it."""
+    """How a metric is written: heading, unit, decimals, and for the first screen what it judges."""
 
     heading: str
     unit: str
     decimals: int
-    subject: str
+    subject: str = ""
 
 
 METRIC_TEXTS = {
-    "keypoint_error_px": MetricText("Keypoint error", "px", 2, "predicted keypoints"),
-    "keypoint_error_cells": MetricText("Keypoint error in cells of a 64x64 grid", "cells", 3, "predicted keypoints"),
-    "tip_error_px": MetricText("Instrument tip error against ground truth", "px", 2, "predicted instrument tips"),
-    "psnr": MetricText("PSNR of predicted frames", "dB", 2, "predicted frames (PSNR)"),
-    "ssim": MetricText("SSIM of predicted frames", "", 4, "predicted frames (SSIM)"),
-    "coverage90": MetricText("Keypoints inside their 90 % ellipse", "", 3, ""),
-    "tip_coverage90": MetricText("Tips inside their 90 % ellipse", "", 3, ""),
+    "keypoint_error_px": MetricText("Keypoint error", "px", 2, "Where the keypoints will be"),
+    "keypoint_error_cells": MetricText("Keypoint error in cells of a 64x64 grid", "cells", 3),
+    "tip_error_px": MetricText(
+        "Instrument tip error against ground truth", "px", 2, "Where the instrument tips will be (ground truth)"
+    ),
+    "psnr": MetricText("PSNR of predicted frames", "dB", 2, "What the camera will see: PSNR"),
+    "ssim": MetricText("SSIM of predicted frames", "", 4, "What the camera will see: SSIM"),
 }
-_SERIES = ("mean", "low", "high")
-_VERDICT_METRICS = ("keypoint_error_px", "tip_error_px", "psnr", "ssim")
+_UNITS = {"_px": "px", "_cells": "cells", "_db": "dB", "_s": "s"}
+_COVERAGE = re.compile(r"^(.*?)_?coverage(\d+)$")
+_COVERED = {"": "Keypoints", "tip": "Instrument tips"}
+
+VERDICT_WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "not distinguishable": "no clear difference",
+    "too short to say": "too short to say",
+}
+VERDICT_SYMBOLS = {
+    "better": "▲", "worse": "▼", "not distinguishable": "=", "too short to say": "?",
+    "as stated": "✓", "too sure": "▼", "too cautious": "△",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, a small line below it, and the verdict that colours it ("" for none)."""
+
+    text: str
+    note: str = ""
+    verdict: str = ""
+    of: str = ""  # "metric/method/step", for whoever looks a figure up in the page
+
+    @property
+    def symbol(self) -> str:
+        return VERDICT_SYMBOLS.get(self.verdict, "")
 
 
 @dataclass(frozen=True)
@@ -58,175 +90,172 @@ class Table:
 
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Cell, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a page came about: the command, the version of the package and the commit of its source tree."""
+
+    command: str = field(default_factory=lambda: shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    version: str = __version__
+    commit: str = field(default_factory=git_commit)
 
 
 def write_report(
     out_dir: str | Path,
-    metrics: dict,
+    metrics: Mapping[str, Any],
     *,
     title: str,
-    film: Path | None = None,
-    strip: Path | None = None,
+    story: Story | None = None,
     notes: Sequence[str] = (),
     tables: Sequence[Table] = (),
+    made: Made | None = None,
 ) -> Path:
-    """Write `report.html` into a folder, with everything in the one file (a film over 12 MB is linked instead).
+    """Write `report.html` into a folder, with everything in the one file.
 
     Args:
         out_dir: an existing folder.
         metrics: a `ForecastScorer.result()`, with `frames`, `source` and `model` where they are known.
         title: of the page.
-        film, strip: files a `Storyboard` wrote.
+        story: what a `Storyboard` made.
         notes: sentences shown below the verdicts.
         tables: further tables, shown before those of the metrics.
+        made: command, version and commit; by default those of this process.
+    """
+    story = story or Story()
+    return write_page(
+        Path(out_dir) / "report.html",
+        title=title,
+        lead=_lead(metrics),
+        notes=[*metrics.get("source", {}).get("notes", []), *notes, *story.notes, *_few_blocks(metrics)],
+        tables=[*tables, *metric_tables(metrics)],
+        made=made,
+        metrics=metrics,
+        scoreboard=scoreboard(metrics),
+        sentences=verdict_sentences(metrics),
+        charts=charts(metrics),
+        calibration=calibration_charts(metrics),
+        story=story,
+        interval=metrics["definitions"]["interval"],
+        unscored=_unscored_rows(metrics),
+    )
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    lead: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    tables: Sequence[Table] = (),
+    made: Made | None = None,
+    **sections: Any,
+) -> Path:
+    """Write one self-contained page: title, leading sentences, notes, tables and how it was made.
+
+    `sections` are those that only the report of a recording has (see `write_report` and templates/report.html.j2).
     """
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("gridkp_ros.evaluation").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    templates = resources.files("gridkp_ros.evaluation").joinpath("templates")
+    environment = jinja2.Environment(
+        autoescape=lambda name: name.endswith(".j2"), trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: templates.joinpath(name).read_text(encoding="utf-8")),
+    )  # fmt: skip
+    environment.filters["data_uri"] = data_uri
+    page = environment.get_template("report.html.j2").render(
+        title=title, lead=lead, notes=notes, tables=tables, made=made or Made(), **sections
     )
-    page = template.render(
-        title=title,
-        metrics=metrics,
-        verdicts=verdict_sentences(metrics),
-        notes=[*metrics.get("source", {}).get("notes", []), *notes, *_few_blocks(metrics)],
-        tables=[*tables, *metric_tables(metrics)],
-        curves=[(METRIC_TEXTS[m].heading, curve_svg(metrics["curves"], m)) for m in _plotted(metrics)],
-        strip=_data_uri(strip, "image/png") if strip else None,
-        film=_film_source(film),
-        unscored=_unscored_rows(metrics),
-    )
-    path = Path(out_dir) / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def verdict_sentences(metrics: dict) -> list[tuple[str, str]]:
-    """Say at each reported step whether the model beats the baselines: (verdict, sentence) pairs.
-
-    A sentence for each step and metric; its verdict is that against the plainest baseline ("stays put", "last frame"),
-    taken from the interval of the difference on the same forecasts.
-    """
-    sentences = []
-    for step, by_metric in _by_step(metrics["comparisons"]):
-        when = f"At {step} steps ({int(step) * STEP_S:.2f} s)"
-        if not by_metric:
-            sentences.append(("too short to say", f"{when} nothing could be scored."))
-        for metric in _VERDICT_METRICS:
-            compared = by_metric.get(metric, {})
-            ordered = [b for b in METHOD_NAMES if b in compared and b in ("stays_put", "last_frame")]
-            ordered += [b for b in METHOD_NAMES if b in compared and b not in ordered]
-            if ordered:
-                clauses = [_clause(metric, baseline, compared[baseline]) for baseline in ordered]
-                text = f"{when} {METRIC_TEXTS[metric].subject} are {', and '.join(clauses)}."
-                sentences.append((compared[ordered[0]]["verdict"], text))
-    return sentences
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a file's bytes as an address that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _clause(metric: str, baseline: str, compared: dict) -> str:
-    text = METRIC_TEXTS[metric]
-    number = f"{compared['mean']:+.{text.decimals}f}"
-    if compared["low"] is not None:
-        number += f" [{compared['low']:+.{text.decimals}f}, {compared['high']:+.{text.decimals}f}]"
-    words = {
-        "better": "better than",
-        "worse": "worse than",
-        "not distinguishable": "neither better nor worse than",
-        "too short to say": "not comparable, in so short a recording, with",
-    }
-    unit = f" {text.unit}" if text.unit else ""
-    return f"{words[compared['verdict']]} “{METHOD_NAMES[baseline]}” ({number}{unit})"
+# ---- words
 
 
-def _by_step(by_step: dict) -> list[tuple[str, dict]]:
-    return sorted(by_step.items(), key=lambda item: int(item[0]))
+def metric_text(metric: str) -> MetricText:
+    """Return how a metric is written; one that is not known, under its own name, with the unit its name ends in."""
+    if metric in METRIC_TEXTS:
+        return METRIC_TEXTS[metric]
+    covered = _COVERAGE.match(metric)
+    if covered:
+        what, share = covered.groups()
+        return MetricText(f"{_COVERED.get(what, _plain(what))} inside their {share} % ellipse, as a share", "", 3)
+    suffix = next((s for s in _UNITS if metric.endswith(s)), "")
+    return MetricText(_plain(metric.removesuffix(suffix)), _UNITS.get(suffix, ""), 4)
 
 
-def metric_tables(metrics: dict) -> list[Table]:
-    """Return one table for each metric: a row for each method, a column for each reported step."""
-    horizons = _by_step(metrics["horizons"])
-    tables = []
-    for metric, text in METRIC_TEXTS.items():
-        if not horizons or metric not in horizons[0][1]:
-            continue
-        heading = text.heading + (f" [{text.unit}]" if text.unit else "")
-        header = ("method", *(f"{step} steps, {int(step) * STEP_S:.2f} s" for step, _ in horizons))
-        rows = tuple(
-            (METHOD_NAMES[method], *(format_interval(values[metric][method], text.decimals) for _, values in horizons))
-            for method in METHOD_NAMES
-            if method in horizons[0][1][metric]
-        )
-        tables.append(Table(heading, header, rows))
-    for name, by_step in metrics.get("named_points", {}).items():
-        steps = sorted(by_step, key=int)
-        rows = tuple(
-            (METHOD_NAMES[method], *(format_interval(by_step[step][method], 2) for step in steps))
-            for method in METHOD_NAMES
-            if method in by_step[steps[0]]
-        )
-        tables.append(
-            Table(f"{name}: error [px]", ("method", *(f"{s} steps, {int(s) * STEP_S:.2f} s" for s in steps)), rows)
-        )
-    return tables
+def method_name(method: str) -> str:
+    """Return what a method is called in sentences and tables."""
+    return METHOD_NAMES.get(method, method.replace("_", " "))
 
 
-def format_interval(interval: dict, decimals: int) -> str:
-    """Write a mean with its interval: "1.23 [1.10, 1.40]"; "-" where nothing was scored."""
-    if interval["mean"] is None:
-        return "-"
+def _plain(name: str) -> str:
+    return (name[:1].upper() + name[1:]).replace("_", " ")
+
+
+def _ordered(names: Sequence[str], first: Sequence[str]) -> list[str]:
+    return [n for n in first if n in names] + [n for n in names if n not in first]
+
+
+def _times(steps: Sequence[str]) -> list[str]:
+    return [f"{int(step) * STEP_S:.2f} s" for step in steps]
+
+
+def _header(steps: Sequence[str]) -> tuple[str, ...]:
+    return ("method", *(f"{time} ({step} steps)" for step, time in zip(steps, _times(steps), strict=True)))
+
+
+def _steps(by_step: Mapping[str, Any]) -> list[str]:
+    return sorted(by_step, key=int)
+
+
+def format_interval(interval: Any, decimals: int) -> str:
+    """Write a mean with its interval: "1.23 [1.10, 1.40]"; a reason as it is; "not scored" where there is nothing."""
+    if isinstance(interval, str):
+        return interval
+    if not isinstance(interval, Mapping):
+        return "not scored" if interval is None else f"{interval:.{decimals}f}"
+    if interval.get("mean") is None:
+        return next((str(interval[key]) for key in ("reason", "note") if interval.get(key)), "not scored")
     mean = f"{interval['mean']:.{decimals}f}"
-    if interval["low"] is None:
+    if interval.get("low") is None:
         return mean
     return f"{mean} [{interval['low']:.{decimals}f}, {interval['high']:.{decimals}f}]"
 
 
-def curve_svg(curves: dict, metric: str) -> str:
-    """Plot a metric over the forecast's time as SVG: a line for each method, its 95 % interval shaded."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    text = METRIC_TEXTS[metric]
-    style = {"svg.fonttype": "none", "svg.hashsalt": metric, "font.family": "sans-serif", "font.size": 10}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-        axes = figure.subplots()
-        times_s = [step * curves["step_s"] for step in curves["steps"]]
-        for method in [m for m in METHOD_NAMES if m in curves[metric]]:
-            series, color = curves[metric][method], METHOD_COLORS[method]
-            known = [i for i, mean in enumerate(series["mean"]) if mean is not None]  # frames: at some steps only
-            t, mean, low, high = ([_number(v[i]) for i in known] for v in (times_s, *map(series.get, _SERIES)))
-            marker = "o" if len(known) < 8 else None
-            axes.plot(t, mean, color=color, lw=1.8, marker=marker, ms=4, label=METHOD_NAMES[method])
-            axes.fill_between(t, low, high, color=color, alpha=0.15, lw=0)
-        if metric.endswith("coverage90"):
-            axes.axhline(0.9, color="#94a3b8", lw=1, ls="--", label="wanted: 0.9")
-            axes.set_ylim(0, 1.02)
-        elif metric.endswith("_px") or metric.endswith("_cells"):
-            axes.set_ylim(bottom=0)
-        axes.set_xlabel("time ahead [s]")
-        axes.set_ylabel(f"[{text.unit}]" if text.unit else "")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, lw=0.6)
-        axes.legend(frameon=False, fontsize=9)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+def _difference(compared: Mapping[str, Any], text: MetricText) -> str:
+    mean, low, high = (
+        None if compared[key] is None else f"{compared[key]:+.{text.decimals}f}" for key in ("mean", "low", "high")
+    )
+    interval = "" if low is None else f" [{low}, {high}]"
+    return f"{mean}{interval} {text.unit}".rstrip().replace("-", "−")
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _join(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _plotted(metrics: dict) -> list[str]:
-    curves = metrics["curves"]
-    order = ("keypoint_error_px", "tip_error_px", "psnr", "ssim", "coverage90", "tip_coverage90")
-    return [m for m in order if m in curves and any(v is not None for v in curves[m]["model"]["mean"])]
+def _lead(metrics: Mapping[str, Any]) -> list[str]:
+    model, steps = metrics.get("model", {}), _steps(metrics["horizons"])
+    reach = f"up to {_times(steps)[-1]} ahead" if steps else "ahead"
+    points = f"{model['num_keypoints']} keypoints" if "num_keypoints" in model else "the keypoints"
+    return [
+        f"{metrics['forecasts_scored']} times the model {model.get('id', '')} was shown the recording up to a moment "
+        f"and said, {reach}, where {points} will be and what the camera will see. Then the recording went on, and each "
+        "forecast was compared with what came.",
+        "“Doing nothing” is what a forecast must beat: keypoints stay put, the picture stays the last frame.",
+    ]
 
 
-def _few_blocks(metrics: dict) -> list[str]:
+def _few_blocks(metrics: Mapping[str, Any]) -> list[str]:
     interval = metrics["definitions"]["interval"]
     if interval["blocks"] >= _ENOUGH_BLOCKS:
         return []
@@ -236,19 +265,196 @@ def _few_blocks(metrics: dict) -> list[str]:
     ]
 
 
-def _unscored_rows(metrics: dict) -> list[tuple[str, str, str, int]]:
+# ---- the first screen
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A line of the first screen: what is judged, by which measure, and a cell for each reported step."""
+
+    subject: str
+    measure: str
+    cells: tuple[Cell, ...]
+    baseline: str = ""
+
+
+def scoreboard(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first screen's table: `times` of the reported steps, and `rows`.
+
+    A row for each measure with a plain baseline (nothing moves), and one for the 90 % ellipses. A verdict on the model
+    is that of the interval of the difference on the same forecasts.
+    """
+    steps = _steps(metrics["horizons"])
+    rows = []
+    for metric, text in METRIC_TEXTS.items():
+        compared = [metrics["comparisons"].get(step, {}).get(metric, {}) for step in steps]
+        baseline = next((b for b in DOING_NOTHING if any(b in c for c in compared)), None)
+        if text.subject and baseline:
+            cells = tuple(_score(metrics, metric, baseline, step) for step in steps)
+            better = "higher is better" if metric in HIGHER_IS_BETTER else "lower is better"
+            measure = f"{text.heading}{f', {text.unit}' if text.unit else ''}; {better}"
+            rows.append(ScoreRow(text.subject, measure, cells, method_name(baseline)))
+    for metric in next(iter(metrics["horizons"].values()), {}):
+        if _COVERAGE.match(metric) and metric.endswith("coverage90"):
+            what = _COVERED.get(_COVERAGE.match(metric)[1], metric).lower()
+            intervals = [metrics["horizons"][step][metric]["model"] for step in steps]
+            if any(i["mean"] is not None for i in intervals):
+                cells = tuple(_covered(i, 0.9) for i in intervals)
+                rows.append(ScoreRow(f"How sure it is: {what}", "share inside the 90 % ellipse; 90 % is right", cells))
+    return {"times": _times(steps), "rows": rows}
+
+
+def _score(metrics: Mapping[str, Any], metric: str, baseline: str, step: str) -> Cell:
+    compared = metrics["comparisons"].get(step, {}).get(metric, {}).get(baseline)
+    if compared is None:
+        return Cell("not scored")
+    text, values = metric_text(metric), metrics["horizons"][step][metric]
+    means = [f"{values[method]['mean']:.{text.decimals}f}" for method in ("model", baseline)]
+    note = f"{means[0]} instead of {means[1]} {text.unit}".rstrip() + f"; difference {_difference(compared, text)}"
+    return Cell(VERDICT_WORDS[compared["verdict"]], note, compared["verdict"])
+
+
+def _covered(interval: Mapping[str, Any], nominal: float) -> Cell:
+    if interval["mean"] is None:
+        return Cell("not scored")
+    percent = f"{100 * interval['mean']:.0f} %"
+    if interval["low"] is None:
+        return Cell(percent, "too short for an interval", "too short to say")
+    verdict = "as stated"
+    if interval["high"] < nominal:
+        verdict = "too sure"
+    elif interval["low"] > nominal:
+        verdict = "too cautious"
+    return Cell(verdict, f"{percent} [{100 * interval['low']:.0f}, {100 * interval['high']:.0f}]", verdict)
+
+
+def verdict_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """Say for each measure at which times the model beats doing nothing."""
+    board = scoreboard(metrics)
+    sentences = []
+    for row in board["rows"]:
+        against = f" than “{row.baseline}”" if row.baseline else ""
+        phrases = []
+        for words in dict.fromkeys(cell.text for cell in row.cells):
+            times = [time for time, cell in zip(board["times"], row.cells, strict=True) if cell.text == words]
+            phrases.append(f"{words}{against if words in ('better', 'worse') else ''} at {_join(times)}")
+        sentences.append(f"{row.subject}: {'; '.join(phrases)}.")
+    return sentences or ["The recording is too short: nothing could be scored."]
+
+
+# ---- curves
+
+
+def charts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the page's script draws: a chart for each metric with a curve (cells only where there are no px)."""
+    curves = metrics["curves"]
+    named = [name for name, by_method in curves.items() if isinstance(by_method, Mapping) and not _COVERAGE.match(name)]
+    out = []
+    for metric in _ordered(named, list(METRIC_TEXTS)):
+        if metric.endswith("_cells") and metric.removesuffix("_cells") + "_px" in named:
+            continue
+        text = metric_text(metric)
+        series = [
+            _series(method, method_name(method), curves[metric][method])
+            for method in _ordered(list(curves[metric]), list(METHOD_NAMES))
+        ]
+        better = "higher is better" if metric in HIGHER_IS_BETTER else "lower is better" if "error" in metric else ""
+        out.append(_chart(metric, text.heading, text.unit, text.decimals, curves, series, note=better))
+    return [c for c in out if c["series"]]
+
+
+def calibration_charts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a chart for keypoints and one for tips: observed share inside each ellipse, and what it should be."""
+    curves = metrics["curves"]
+    found: dict[str, list[tuple[int, str]]] = {}
+    for metric in curves:
+        if match := _COVERAGE.match(metric):
+            found.setdefault(match[1], []).append((int(match[2]), metric))
+    out = []
+    for what, ellipses in found.items():
+        series = [
+            _series(f"ellipse{share}", f"{share} % ellipse", curves[metric]["model"])
+            for share, metric in sorted(ellipses, reverse=True)
+        ]
+        nominal = [share / 100 for share, _ in ellipses]
+        heading = f"{_COVERED.get(what, _plain(what))} inside the forecast's ellipses"
+        note = "dotted: the share that the ellipse promises"
+        out.append(_chart(f"{what}coverage", heading, "share", 2, curves, series, note=note, nominal=nominal, top=1.0))
+    return [c for c in out if c["series"]]
+
+
+def _series(key: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"key": key, "name": name, "style": _style(key), **{part: values[part] for part in ("mean", "low", "high")}}
+
+
+def _style(key: str) -> int:
+    """Return the number of a series' colour, dashes and mark: the same in every chart of a page."""
+    if key in ("model", "ellipse90"):
+        return 0
+    return {"last_frame": 1, "ellipse50": 2}.get(key) or (list(METHOD_NAMES).index(key) if key in METHOD_NAMES else 6)
+
+
+def _chart(
+    key: str, heading: str, unit: str, decimals: int, curves: Mapping[str, Any], series: list[dict[str, Any]],
+    *, note: str, nominal: Sequence[float] = (), top: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    from_zero = bool(nominal) or "error" in key
+    return {
+        "key": key, "heading": heading, "unit": unit, "decimals": decimals, "note": note,
+        "times": [step * curves["step_s"] for step in curves["steps"]],
+        "series": [s for s in series if any(v is not None for v in s["mean"])],
+        "nominal": list(nominal), "bottom": 0.0 if from_zero else None, "top": top,
+    }  # fmt: skip
+
+
+# ---- tables
+
+
+def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Return one table for each metric: a row for each method, a column for each reported step.
+
+    A baseline's cell also says how the model compares with it on the same forecasts.
+    """
+    steps = _steps(metrics["horizons"])
+    names = list(dict.fromkeys(metric for step in steps for metric in metrics["horizons"][step]))
+    tables = [_metric_table(metrics, metric, steps) for metric in _ordered(names, list(METRIC_TEXTS))]
+    points = metrics.get("named_points", {})
+    if points:
+        steps = _steps(next(iter(points.values())))
+        rows = [
+            (f"{name}: {method_name(method)}",
+             *(Cell(format_interval(by_step[s][method], 2), of=f"{name}/{method}/{s}") for s in steps))
+            for name, by_step in points.items()
+            for method in _ordered(list(by_step[steps[0]]), list(METHOD_NAMES))
+        ]  # fmt: skip
+        caption = "How reliable each named point is: distance from its true position, where that is known and visible."
+        tables.append(Table("Named points: error [px]", ("point", *_header(steps)[1:]), tuple(rows), caption))
+    return tables
+
+
+def _metric_table(metrics: Mapping[str, Any], metric: str, steps: Sequence[str]) -> Table:
+    text = metric_text(metric)
+    by_step = [metrics["horizons"][step].get(metric, {}) for step in steps]
+    methods = _ordered(list(dict.fromkeys(m for values in by_step for m in values)), list(METHOD_NAMES))
+    rows = []
+    for method in methods:
+        cells: list[str | Cell] = [method_name(method)]
+        for step, values in zip(steps, by_step, strict=True):
+            compared = metrics["comparisons"].get(step, {}).get(metric, {}).get(method)
+            note = verdict = ""
+            if compared:
+                verdict = compared["verdict"]
+                note = f"model {VERDICT_WORDS[verdict]}: {_difference(compared, text)}"
+            figure = format_interval(values.get(method), text.decimals)
+            cells.append(Cell(figure, note, verdict, f"{metric}/{method}/{step}"))
+        rows.append(tuple(cells))
+    return Table(text.heading + (f" [{text.unit}]" if text.unit else ""), _header(steps), tuple(rows))
+
+
+def _unscored_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
     rows = []
     for what, key in (("keypoints", "unscored"), ("frames", "unscored_frames")):
-        for step, reasons in _by_step(metrics.get(key, {})):
-            rows.extend((step, what, reason, count) for reason, count in reasons.items())
+        by_step = metrics.get(key, {})
+        for step in _steps(by_step):
+            rows.extend((step, what, reason, count) for reason, count in by_step[step].items())
     return rows
-
-
-def _data_uri(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-
-
-def _film_source(film: Path | None) -> str | None:
-    if film is None:
-        return None
-    return _data_uri(film, "video/mp4") if film.stat().st_size <= FILM_EMBED_BYTES else film.name

@@ -23,7 +23,8 @@ from gridkp_ros.evaluation.metrics import EvaluationError
 from gridkp_ros.evaluation.replay import cell_size_px, clear_outputs, view_rect, write_metrics
 from gridkp_ros.evaluation.report import Table, write_report
 from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_truth
-from gridkp_ros.evaluation.storyboard import Storyboard, View
+from gridkp_ros.evaluation.storyboard import Storyboard
+from gridkp_ros.evaluation.strips import View
 from gridkp_ros.geometry import InputSpec, Placement, Region, seen_part
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.resources import find_resource
@@ -234,9 +235,7 @@ def evaluate_recording(
         **scorer.result(),
     }
     write_metrics(out_dir, result)
-    write_report(
-        out_dir, result, title=title, film=files.film, strip=files.strip, notes=files.notes, tables=tables
-    )
+    write_report(out_dir, result, title=title, story=files, tables=tables)
     return result
 
 
