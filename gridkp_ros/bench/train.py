@@ -24,8 +24,9 @@ from gridkp_ros.data.clips import Augmentation, ClipDataset
 from gridkp_ros.data.load import footage_recordings
 from gridkp_ros.data.waiting import TimedLoader
 from gridkp_ros.nets.gridkp import GridKeypointModel
+from gridkp_ros.training.batches import CellClips, StepLoader
 from gridkp_ros.training.config import TrainConfig, load_config
-from gridkp_ros.training.run import CellClips, StepLoader, detect_recordings
+from gridkp_ros.training.run import detect_recordings
 from gridkp_ros.training.stages import DetectionStage, DynamicsStage, Stage
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gridkp_ros.nets.gridkp import GridKeypointConfig, GridKeypointModel
 from gridkp_ros.training.config import TrainConfig, TrainingError
+from gridkp_ros.training.storage import named_when_full, replacing
 
 WEIGHTS, CONFIG, RECORD, FRAMES = "weights.safetensors", "train.json", "record.json", "frames.npz"
 
@@ -56,16 +57,19 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.model, folder / WEIGHTS)
-        np.savez_compressed(folder / FRAMES, frames=self.frames)
-        (folder / CONFIG).write_text(self.config.model_dump_json(indent=1) + "\n")
         record = {"probe": self.probe.to_dict() if self.probe else None, **self.record}
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        with named_when_full(folder, "the checkpoint"):
+            np.savez_compressed(folder / FRAMES, frames=self.frames)
+            (folder / CONFIG).write_text(self.config.model_dump_json(indent=1) + "\n")
+            (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write a state dictionary as safetensors, readable by all (the library makes private files)."""
-    save_file({k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}, path)
-    path.chmod(0o644)
+    """Write a state dictionary as safetensors, readable by all. Raises TrainingError where the disk is full."""
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    size = sum(v.numel() * v.element_size() for v in weights.values())
+    with replacing(path, "weights", size) as part:
+        save_file(weights, part)
 
 
 def load_weights(model: torch.nn.Module, path: Path, prefix: str = "") -> None:

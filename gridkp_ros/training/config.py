@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from gridkp_ros.geometry import InputSpec
 from gridkp_ros.nets.gridkp import GridKeypointConfig
@@ -102,6 +112,9 @@ class OptimiserConfig(Strict):
 
     schedule "cosine" falls to 2 % of the rate over the stage; "step" divides it by 4 every `step_every` steps (the
     paper's decay rate of 0.25; 9,000 steps in its code).
+    batch_clips: clips of a step, all processes and accumulated parts together. monitor: the validation figure (without
+    "val/") by which the best weights are told and a part stops early; the highest where its name begins with psnr, else
+    the lowest.
     """
 
     steps: PositiveInt
@@ -111,6 +124,7 @@ class OptimiserConfig(Strict):
     schedule: Literal["cosine", "step"] = "step"
     step_every: PositiveInt = 9000
     batch_clips: PositiveInt = 32
+    monitor: str = "loss"
 
 
 class Stage1Config(OptimiserConfig):
@@ -123,6 +137,8 @@ class Stage1Config(OptimiserConfig):
     anchor_distance_weight: the same by their distance in cells, which makes anchored keypoints steadier.
     separation_weight: Struct-VRNN's loss against keypoints that all move alike (the published code leaves it out).
     gridding: off for the paper's Table III baselines.
+    freeze_batch_norm: keep the batch norms' statistics as they are at the start: for fine-tuning on little data, and
+    for training that does not depend on the number of processes.
     """
 
     steps: int = Field(18_000, ge=0)
@@ -134,6 +150,7 @@ class Stage1Config(OptimiserConfig):
     anchor_distance_weight: float = Field(0.0, ge=0)
     separation_weight: float = Field(0.0, ge=0)
     gridding: bool = True
+    freeze_batch_norm: bool = False
 
     @property
     def anchored(self) -> bool:
@@ -146,6 +163,7 @@ class SynthesisConfig(OptimiserConfig):
     steps: int = Field(0, ge=0)
     frames_per_clip: PositiveInt = 19
     reference: Literal["random", "first"] = "random"
+    freeze_batch_norm: bool = False
 
 
 class MotionConfig(OptimiserConfig):
@@ -215,12 +233,51 @@ class ModelConfig(Strict):
         return GridKeypointConfig(**self.model_dump())
 
 
+class TrainerConfig(Strict):
+    """The machine, and what is done at every step of every part.
+
+    accelerator: "auto" takes GPUs where there are some. devices: processes on this machine, "auto" for one on each GPU
+    (on the CPU: one). More than one begins them itself; under torchrun or SLURM those that are there are used, on any
+    number of machines. strategy: "ddp", or "ddp_find_unused_parameters_true" for networks with parts that a step may
+    leave out.
+    precision: "auto" is bf16-mixed on GPUs that have it in hardware, else 32.
+    accumulate_grad_batches: parts into which each process cuts its clips of a step, one after the other, to need less
+    memory. batch_clips stays what it is; each process takes its share of the same batch.
+    ema_decay: keep an exponential moving average of the weights, 0.999 say; it is what is validated, kept and exported.
+    deterministic: only algorithms that always give the same bits (GPUs have faster ones); resuming is bit for bit then.
+    sync_batch_norm: on several GPUs, statistics of batch norms are those of the whole batch.
+    early_stop_patience: stop a part after that many validations without an improvement of its `monitor` by more than
+    early_stop_min_delta. max_minutes: stop each part after that long.
+    select: keep the "best" or the "last" weights of each part; by default the last, with early stopping the best.
+    max_unreadable: share of clips that may be unreadable (each is named, counted and replaced) before training stops.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: PositiveInt | Literal["auto"] = "auto"
+    strategy: Literal["ddp", "ddp_find_unused_parameters_true"] = "ddp"
+    precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(str)] = "auto"
+    accumulate_grad_batches: PositiveInt = 1
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    deterministic: bool = False
+    sync_batch_norm: bool = True
+    early_stop_patience: PositiveInt | None = None
+    early_stop_min_delta: float = Field(0.0, ge=0)
+    max_minutes: PositiveFloat | None = None
+    select: Literal["best", "last"] | None = None
+    max_unreadable: float = Field(0.01, ge=0, le=1)
+
+    @property
+    def keeps(self) -> Literal["best", "last"]:
+        return self.select or ("best" if self.early_stop_patience else "last")
+
+
 class TrainConfig(Strict):
     """A whole run: data, both stages, the probe, the bundle.
 
     name: of the run's folder and of the bundle. description, licence: for the model card. seed: of everything drawn.
     trusted_steps: no farther than the model is evaluated; by default half a clip, which is how far the validation of
-    stage 2 foretells. checkpoint_every: steps between two states that `--resume` can go on from.
+    stage 2 foretells. checkpoint_every: steps between two states that `--resume` can go on from. validate_every: steps
+    between two validations, of which the last is always after the last step (default: that one alone).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -235,10 +292,14 @@ class TrainConfig(Strict):
     stage2: Stage2Config = Stage2Config()
     trusted_steps: PositiveInt | None = None
     checkpoint_every: PositiveInt = 50
+    validate_every: PositiveInt | None = None
+    trainer: TrainerConfig = TrainerConfig()
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         self.model.build()
+        if self.trainer.early_stop_patience and not self.validate_every:
+            raise ValueError("trainer.early_stop_patience counts validations: say after how many steps, validate_every")
         for part in ("stage1", "synthesis"):
             options = getattr(self, part)
             if options.steps and options.frames_per_clip >= self.data.clip_length:
@@ -269,8 +330,8 @@ class TrainConfig(Strict):
         return InputSpec(m.height, m.width, m.channels, "rgb" if m.channels == 3 else "grey", self.data.resize)
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Read and check a YAML configuration.
+def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read and check a YAML configuration; changes: dotted fields and the values they have instead.
 
     Raises TrainingError naming each field that is wrong and what it may be.
     """
@@ -280,6 +341,14 @@ def load_config(path: Path) -> TrainConfig:
         raise TrainingError(f"cannot read the configuration {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise TrainingError(f"{path} is not valid YAML: {error}") from error
+    for name, value in (changes or {}).items():
+        *parents, last = name.split(".")
+        part = content
+        for parent in parents:
+            part = part.setdefault(parent, {}) if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            raise TrainingError(f"{name} cannot be changed: {'.'.join(parents)} of {path} has no fields")
+        part[last] = value
     try:
         return TrainConfig.model_validate(content)
     except ValidationError as error:

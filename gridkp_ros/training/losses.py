@@ -75,8 +75,13 @@ def _within(points_px: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _mean_of_known(loss: Tensor, known: Tensor, visible: Tensor) -> Tensor:
     """Mean of losses [N,M] over known points; a hidden point counts a quarter."""
-    weight = known.to(loss.dtype) * torch.where(visible, 1.0, 0.25)
+    weight = weight_of_known(known, visible)
     return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def weight_of_known(known: Tensor, visible: Tensor) -> Tensor:
+    """What each named point [N,M] counts: nothing where it is not known, a quarter where it is hidden."""
+    return known.float() * torch.where(visible, 1.0, 0.25)
 
 
 def separation(xy: Tensor, sigma: float = 0.02) -> Tensor:

@@ -61,7 +61,7 @@ class PropagationStage(Stage):
     def best_latent(self, h: Tensor, mean: Tensor, std: Tensor, true: Tensor, generator: torch.Generator) -> Tensor:
         """Draw `best_of` latents and keep, for each clip, the one that explains its keypoints best."""
         n, b = self.options.best_of, len(h)
-        z = mean + std * torch.randn(n, *mean.shape, generator=generator, device=mean.device)
+        z = mean + std * self.drawn(torch.randn, (n, *mean.shape), generator, clips=1)
         if n == 1:
             return z[0]
         with torch.no_grad():
@@ -70,14 +70,11 @@ class PropagationStage(Stage):
             best = cost.unflatten(0, (n, b)).argmin(dim=0)
         return z[best, torch.arange(b, device=h.device)]
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        values = self.losses(batch["classes"], self.generator(self.global_step))
-        return self.report("train", values, len(batch["classes"]))
+    def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.losses(batch["classes"], generator)
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        classes = batch["classes"]
-        values = self.losses(classes, self.generator(-1, index)) | self.horizon_errors(classes)
-        return self.report("val", values, len(classes))
+    def check(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.learn(batch, generator) | self.horizon_errors(batch["classes"])
 
     @torch.no_grad()
     def horizon_errors(self, classes: Tensor) -> dict[str, Tensor]:

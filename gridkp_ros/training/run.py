@@ -15,16 +15,16 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from pydantic import ValidationError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
 from gridkp_ros.provenance import git_commit
 from gridkp_ros.track_models import to_cells
+from gridkp_ros.training.batches import CellClips
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
     OptimiserConfig,
@@ -32,54 +32,19 @@ from gridkp_ros.training.config import (
     TrainingError,
     load_config,
 )
+from gridkp_ros.training.fit import fit_stage
 from gridkp_ros.training.probe import Known, fit_probe
-from gridkp_ros.training.sources import load_sources
+from gridkp_ros.training.processes import Processes, check_batches, join, launched, spread, wanted
 from gridkp_ros.training.propagation import stage2_of
+from gridkp_ros.training.sources import load_sources
 from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
+from gridkp_ros.training.storage import named_when_full, replacing
 from gridkp_ros.training.track_fit import MIN_FRAMES, fit_track_models
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
 PARTS = ("stage1", "synthesis", "stage2")
 TAKES = ("all", "vision", "detector")
-
-
-class CellClips(Dataset):
-    """Clips of detected cells, drawn by the same rule as `ClipDataset` draws frames: items {"classes": int64 [T,K]}."""
-
-    def __init__(self, clips: ClipDataset, cells: Sequence[np.ndarray]) -> None:
-        self.clips, self.cells = clips, [c for c in cells if len(c) >= clips.clip_length]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        which, start, _ = self.clips.draw(index)
-        return {"classes": self.cells[which][start : start + self.clips.clip_length].astype(np.int64)}
-
-
-class StepLoader:
-    """Batches of a stage from step `first` on; batch i is always the same, so a resumed run sees what it would have.
-
-    Lightning counts the batches before `first` as done; it asks a loader that can resume for a state, and this one
-    has none but the step.
-    """
-
-    def __init__(self, dataset: Dataset, batch: int, first: int, workers: int) -> None:
-        self.dataset, self.batch, self.first, self.workers = dataset, batch, first, workers
-
-    def __len__(self) -> int:
-        return len(self.dataset) // self.batch
-
-    def __iter__(self):
-        rest = Subset(self.dataset, range(self.first * self.batch, len(self.dataset)))
-        return iter(DataLoader(rest, self.batch, num_workers=self.workers))
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
 
 
 @torch.no_grad()
@@ -102,50 +67,12 @@ def detect_recordings(
     return found
 
 
-def fit_stage(
-    stage: Stage, train: Dataset, validation: Dataset, run: Path, name: str, config: TrainConfig, resume: bool
-) -> tuple[dict[str, float], float]:
-    """Train one stage to its number of steps, resuming from its last Lightning checkpoint where there is one.
-
-    Returns its last figures and the hours it trained, those before a resume included.
-    """
-    folder = run / name
-    last = folder / "last.ckpt"
-    options = stage.options
-    first = 0
-    if resume and last.is_file():
-        first = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"])
-        log.info("%s: resuming from step %d of %d", name, first, options.steps)
-    every = config.checkpoint_every
-    checkpoints = ModelCheckpoint(
-        folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False
-    )
-    timer, interactive = Timer(), os.isatty(2)
-    trainer = lightning.Trainer(
-        accelerator="auto",
-        devices=1,
-        max_steps=options.steps,
-        logger=TensorBoardLogger(run, name="tensorboard", version=name),
-        callbacks=[checkpoints, timer, RichProgressBar() if interactive else TQDMProgressBar(refresh_rate=50)],
-        log_every_n_steps=10,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        default_root_dir=run,
-    )
-    if options.steps:
-        loader = StepLoader(train, options.batch_clips, first, config.data.workers)
-        check = DataLoader(validation, options.batch_clips, num_workers=config.data.workers)
-        trainer.fit(stage, loader, check, ckpt_path=last if first else None, weights_only=True)
-        if first == options.steps:  # killed between the last step and its validation
-            trainer.validate(stage, check, verbose=False)
-        trainer.save_checkpoint(last)
-    figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    return figures, timer.time_elapsed() / 3600
-
-
 @dataclass
 class Run:
-    """One training run: its folder, configuration, data and model."""
+    """One training run: its folder, configuration, data and model.
+
+    record: figures and hours of each part, for the checkpoint. summaries: of each part, for `training.summary`.
+    """
 
     folder: Path
     config: TrainConfig
@@ -154,7 +81,9 @@ class Run:
     weights: list[float]
     held_out: list[Recording]
     model: GridKeypointModel
+    place: Processes = field(default_factory=Processes)
     record: dict = field(default_factory=dict)
+    summaries: dict = field(default_factory=dict)
 
     @property
     def truth(self) -> list[Recording]:
@@ -176,16 +105,29 @@ class Run:
     def part(self, name: str, module: nn.Module, stage: Stage, train: Dataset, validation: Dataset) -> None:
         """Train one part and keep its weights in the run's folder, or load them if they are there already."""
         weights, record = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
-        if self.resume and weights.is_file():
+        if self.resume and self.place.tell(weights.is_file):
             load_weights(module, weights)
         else:
-            figures, hours = fit_stage(stage, train, validation, self.folder, name, self.config, self.resume)
-            record.write_text(json.dumps({name: figures, f"{name}_hours": hours}))
-            save_weights(module, weights)
-        self.record |= json.loads(record.read_text())
+            fitted = fit_stage(
+                stage, train, validation, self.folder, name, self.config, self.resume, module, self.place
+            )
+
+            def keep() -> None:
+                content = {name: fitted.figures, f"{name}_hours": fitted.hours, "summary": fitted.summary}
+                with replacing(record, "figures") as part:
+                    part.write_text(json.dumps(content, indent=1) + "\n")
+                save_weights(module, weights)
+
+            self.place.tell(keep)
+        content = json.loads(record.read_text())
+        self.summaries[name] = content.pop("summary", None)
+        self.record |= content
 
     def detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The cells [N,K] of every frame of the training and validation recordings, by the frozen detector."""
+        return self.place.tell(self._detected)
+
+    def _detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         cache = self.folder / "cells.npz"
         detector = hashlib.sha256((self.folder / "stage1.safetensors").read_bytes()).hexdigest()
         lengths = np.cumsum([len(r) for r in (*self.recordings, *self.held_out)])
@@ -195,9 +137,11 @@ class Run:
                     cells = np.split(stored["cells"], lengths[:-1])
                     return cells[: len(self.recordings)], cells[len(self.recordings) :]
         log.info("detecting keypoints in every frame for stage 2")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
+        device = torch.device("cuda" if gpu else "cpu")
         cells = detect_recordings(self.model, [*self.recordings, *self.held_out], device)
-        np.savez_compressed(cache, cells=np.concatenate(cells), detector=detector)
+        with replacing(cache, "the detected cells") as part, part.open("wb") as file:
+            np.savez_compressed(file, cells=np.concatenate(cells), detector=detector)
         return cells[: len(self.recordings)], cells[len(self.recordings) :]
 
     def baselines(self, cells: list[np.ndarray], held_cells: list[np.ndarray]) -> dict | None:
@@ -227,12 +171,13 @@ def claim(
             raise TrainingError(f"{weights} is missing: give --from the folder of a checkpoint or of a bundle")
         start = {"from": str(from_bundle), "take": take, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     identity = {"config.json": config.model_dump_json(indent=1), "start.json": json.dumps(start)}
+    differs = {"config.json": lambda kept: _of_the_run(kept) != _of_the_run(identity["config.json"])}
     begun = any(folder.glob("*/last.ckpt")) or any(folder.glob("*.safetensors"))
     if begun and not resume:
         raise TrainingError(f"{folder} holds an earlier run: continue it with --resume, or name another --out")
     for name, content in identity.items() if begun else ():
         kept = (folder / name).read_text() if (folder / name).is_file() else "nothing"
-        if kept != content:
+        if differs.get(name, content.__ne__)(kept):
             what = config_path if name == "config.json" else f"--from {from_bundle} --take {take}"
             raise TrainingError(
                 f"{what} is not what the run in {folder} was begun with (see {name} there): resume with the same, "
@@ -241,6 +186,19 @@ def claim(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in identity.items():
         (folder / name).write_text(content)
+
+
+# What may change between a run and its resumption: the machine.
+_OF_THE_MACHINE = {"data": {"workers"}, "trainer": {"accelerator", "devices", "strategy"}}
+
+
+def _of_the_run(content: str) -> dict | None:
+    """What of a kept configuration must stay; None where it is not one (any more)."""
+    try:
+        config = TrainConfig.model_validate_json(content)
+    except ValidationError:
+        return None
+    return config.model_dump(exclude=_OF_THE_MACHINE)
 
 
 def check_lengths(config: TrainConfig, recordings: Sequence[Recording], held_out: Sequence[Recording]) -> None:
@@ -288,11 +246,46 @@ def train(
         raise TrainingError(f"nothing called {take!r} can be taken from a bundle: use one of {', '.join(TAKES)}")
     config = load_config(config_path, changes)
     folder = Path(out or Path("runs") / config.name)
-    claim(folder, config_path, config, from_bundle, take, resume)
+    options = {
+        "config_path": config_path, "config": config, "folder": folder, "resume": resume, "from_bundle": from_bundle,
+        "take": take, "only": only,
+    }  # fmt: skip
+    processes = wanted(config.trainer)
+    if processes > 1 and launched() is None:
+        return spread(processes, train_in_process, options)
+    return train_in_process(options)
+
+
+def train_in_process(options: dict[str, Any]) -> Path:
+    """Train as `train` does with these arguments, as the process that this one is of those that were begun."""
+    place = join(options["config"].trainer)
+    if not place.first:
+        logging.getLogger("gridkp_ros").setLevel(logging.ERROR)
+    elif place.world > 1 and not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _train(place=place, **options)
+    finally:
+        place.end()
+
+
+def _train(
+    config_path: Path,
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+    from_bundle: Path | None,
+    take: str,
+    only: str | None,
+    place: Processes,
+) -> Path:
+    check_batches(config, place)
+    place.tell(lambda: claim(folder, config_path, config, from_bundle, take, resume))
     lightning.seed_everything(config.seed, verbose=False)
 
-    recordings, weights = load_sources(config.data.train, config)
-    held_out, _ = load_sources(config.data.validation, config)
+    with place.in_turn(), named_when_full(folder, "prepared recordings"):
+        recordings, weights = load_sources(config.data.train, config)
+        held_out, _ = load_sources(config.data.validation, config)
     frames = sum(map(len, recordings))
     log.info("training on %d recordings, %d frames; validating on %d", len(recordings), frames, len(held_out))
     check_lengths(config, recordings, held_out)
@@ -307,7 +300,7 @@ def train(
             load_weights(model.vision.detector, start, "vision.detector.")
             load_weights(model.vision.heatmap, start, "vision.heatmap.")
     model = model.to(memory_format=torch.channels_last)  # five times the speed of the default layout on a CPU
-    run = Run(folder, config, resume, recordings, weights, held_out, model)
+    run = Run(folder, config, resume, recordings, weights, held_out, model, place)
     named = run.truth[0].points.shape[1] if run.truth else 0
     if config.stage1.anchored and named > config.model.num_keypoints:
         raise TrainingError(f"{named} named points cannot be anchored to {config.model.num_keypoints} keypoints")
@@ -327,17 +320,18 @@ def train(
     if model.dynamics.motion_prior is not None:
         om, prior = config.motion, model.dynamics.motion_prior
         clips = (
-            CellClips(run.clips(om, 4, training, om.clip_length), found)
+            CellClips(run.clips(om, 4, training, om.clip_length), found, frames=not training)
             for training, found in ((True, cells), (False, held_cells))
         )
         run.part("motion", prior, MotionStage(prior, om, config.seed), *clips)
     length = o2.warmup_frames + config.data.clip_length
     learned, checked = (
-        CellClips(run.clips(o2, 2, training, length), found) for training, found in ((True, cells), (False, held_cells))
+        CellClips(run.clips(o2, 2, training, length), found, frames=not training)
+        for training, found in ((True, cells), (False, held_cells))
     )
     stage2 = stage2_of(model.dynamics, o2, config.seed)
     run.part("stage2", model.dynamics, stage2, learned, checked)
-    if only == "stage2":
+    if only == "stage2" or not place.first:
         return checkpoint
     if model.dynamics.motion_prior is not None and o2.prior_tolerance is not None:
         batches = [batch["classes"] for batch in DataLoader(checked, o2.batch_clips)]
@@ -346,6 +340,7 @@ def train(
 
     probe = None
     if run.truth:
+
         def with_truth(which: list[Recording], found: list[np.ndarray]) -> list[Known]:
             return [
                 (kp.classes_to_pixels(torch.from_numpy(c), config.model.width).numpy(), r.points, r.visible)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gridkp_ros.nets import keypoints as kp
+from gridkp_ros.nets.fast import UnrolledDynamics
 from gridkp_ros.nets.gridkp import Dynamics, MotionPrior, Vision
 from gridkp_ros.training import losses
 from gridkp_ros.training.config import (
@@ -28,7 +31,14 @@ def to_float(frames: Tensor) -> Tensor:
 
 
 class Stage(lightning.LightningModule):
-    """What all stages share: Adam, the schedule, gradient clipping for each module by itself, seeded noise."""
+    """What all stages share: Adam, the schedule, gradient clipping for each module by itself, seeded noise.
+
+    A step's batch is cut into equal parts for several processes and for accumulation. Random numbers are drawn for the
+    whole batch and each part takes those of its own clips, so that it does not matter how many parts there are.
+
+    A stage answers three questions beside `clipped_modules`: `learn`, the losses of a batch; `check`, the figures of a
+    batch in validation (by default the same); `strip`, a picture for TensorBoard (by default none).
+    """
 
     number = 0  # of the stage, so that each draws its own random numbers
 
@@ -36,6 +46,20 @@ class Stage(lightning.LightningModule):
         super().__init__()
         self.options, self.seed = options, seed
         self.spoiled: Tensor | bool = False  # by a loss that was not finite
+        self.rows: tuple[int, int] | None = None  # the first clip of this part of the batch, and the clips of the whole
+        self.recent: list[dict[str, Tensor]] = []  # losses of the parts of the step under way
+
+    def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch by name; "loss" is the one that is minimised."""
+        raise TypeError(f"{type(self).__name__} does not say what it learns from")
+
+    def check(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Figures of a validation batch by name, each a mean over its clips."""
+        return self.learn(batch, generator)
+
+    def strip(self, batch: dict[str, Tensor]) -> np.ndarray | None:
+        """A picture of a few validation clips, uint8 [H,W,3] RGB; None where there is nothing to see."""
+        return None
 
     def clipped_modules(self) -> list[nn.Module]:
         """The modules whose gradient norms are clipped one by one, as the published optimisers do."""
@@ -45,6 +69,45 @@ class Stage(lightning.LightningModule):
         """Random numbers that depend on seed, stage and step alone, so that a resumed run draws the same ones."""
         mixed = hash((self.seed, self.number, *key)) & 0x7FFF_FFFF_FFFF_FFFF
         return torch.Generator(device=self.device).manual_seed(mixed)
+
+    def drawn(
+        self, sample: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator, clips: int = 0
+    ) -> Tensor:
+        """Random numbers by `sample(size, generator=, device=)` for the clips of this part; clips: their dimension."""
+        if self.rows is None:
+            return sample(tuple(shape), generator=generator, device=generator.device)
+        first, whole = self.rows
+        size = (*shape[:clips], whole, *shape[clips + 1 :])
+        return sample(size, generator=generator, device=generator.device).narrow(clips, first, shape[clips])
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        trainer, clips = self.trainer, len(next(iter(batch.values())))
+        parts = trainer.world_size * trainer.accumulate_grad_batches
+        part = index % trainer.accumulate_grad_batches * trainer.world_size + trainer.global_rank
+        self.rows = part * clips, parts * clips
+        values = self.learn(batch, self.generator(self.global_step))
+        self.rows = None
+        loss = values["loss"]
+        self.spoiled = ~torch.isfinite(loss.detach()) | self.spoiled
+        # On a GPU only now and then, because to look at a value is to wait for it.
+        if loss.device.type == "cpu" or self.global_step % trainer.log_every_n_steps == 0:
+            self.check_finite()
+        self.recent.append({name: value.detach() for name, value in values.items()})
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=clips)
+        return loss
+
+    @torch.no_grad()
+    def figures(self, batches: Iterable[dict[str, Tensor]], clips: int) -> dict[str, float]:
+        """Means over validation batches of `clips` clips in all, the same however they are cut into batches."""
+        totals, done = {}, 0
+        for batch in batches:
+            n = len(next(iter(batch.values())))
+            self.rows = done, clips
+            for name, value in self.check(batch, self.generator(-1)).items():
+                totals[name] = totals.get(name, 0.0) + n * float(value)
+            done += n
+        self.rows = None
+        return {name: total / done for name, total in totals.items()}
 
     def configure_optimizers(self) -> dict:
         o = self.options
@@ -62,17 +125,6 @@ class Stage(lightning.LightningModule):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         for module in self.clipped_modules():
             nn.utils.clip_grad_norm_(module.parameters(), self.options.clip_norm)
-
-    def report(self, prefix: str, values: dict[str, Tensor], batch: int) -> Tensor:
-        loss = values["loss"]
-        self.spoiled = ~torch.isfinite(loss.detach()) | self.spoiled
-        # On a GPU only now and then, because to look at a value is to wait for it.
-        if loss.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0:
-            self.check_finite()
-        show = ("loss",) if prefix == "train" else ()
-        for name, value in values.items():
-            self.log(f"{prefix}/{name}", value.detach(), prog_bar=name in show, batch_size=batch)
-        return loss
 
     def check_finite(self) -> None:
         """Raise TrainingError if a loss was not finite."""
@@ -97,11 +149,19 @@ class VisionStage(Stage):
         synthesiser = [v.appearance, v.merge, v.level0, v.level1, v.level2, v.to_image]
         self.synthesiser = nn.ModuleList(synthesiser + ([v.warp] if v.warp is not None else []))
 
+    def train(self, mode: bool = True) -> VisionStage:
+        super().train(mode)
+        if self.options.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
     def choose(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pick 1 + n frames of each clip [B,T,C,H,W], the first being the reference; and their numbers [B,1+n]."""
         b, t = frames.shape[:2]
         first = self.options.reference == "first"
-        order = torch.rand(b, t - first, generator=generator, device=frames.device).argsort(dim=1) + int(first)
+        order = self.drawn(torch.rand, (b, t - first), generator).argsort(dim=1) + int(first)
         if first:
             order = torch.cat((torch.zeros_like(order[:, :1]), order), dim=1)
         order = order[:, : self.options.frames_per_clip + 1]
@@ -136,11 +196,8 @@ class VisionStage(Stage):
             "psnr_copy": -10 * torch.log10(copied.clamp(min=1e-10)).mean(),
         }
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        return self.report("train", self.losses(batch, self.generator(self.global_step)), len(batch["frames"]))
-
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        return self.report("val", self.losses(batch, self.generator(-1, index)), len(batch["frames"]))
+    def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.losses(batch, generator)
 
 
 class DetectionStage(VisionStage):
@@ -165,17 +222,24 @@ class DetectionStage(VisionStage):
             rows = torch.arange(len(order), device=order.device).unsqueeze(1)
             size = (vision.config.height, vision.config.width)
             truth = [batch[key][rows, order].flatten(0, 1) for key in ("points", "known", "visible")]
-            values["anchor"] = losses.anchor(logits, *truth, size)
-            values["anchor_cells"] = losses.anchor_distance(free, *truth, size)
+            share = self.share_of_known(*truth[1:])
+            values["anchor"] = share * losses.anchor(logits, *truth, size)
+            values["anchor_cells"] = share * losses.anchor_distance(free, *truth, size)
             values["loss"] = (
-                values["loss"]
-                + o.anchor_weight * values["anchor"]
-                + o.anchor_distance_weight * values["anchor_cells"]
+                values["loss"] + o.anchor_weight * values["anchor"] + o.anchor_distance_weight * values["anchor_cells"]
             )
         if o.separation_weight:
             values["separation"] = losses.separation(xy)
             values["loss"] = values["loss"] + o.separation_weight * values["separation"]
         return values
+
+    def share_of_known(self, known: Tensor, visible: Tensor) -> Tensor | float:
+        """Factor on this process's mean over known points that makes the processes' mean that over all their points."""
+        if not self.training or self._trainer is None or self.trainer.world_size == 1:
+            return 1.0
+        own = losses.weight_of_known(known, visible).sum()
+        everywhere = self.trainer.strategy.reduce(own.clone(), reduce_op="sum")
+        return own.clamp(min=1.0) * self.trainer.world_size / everywhere.clamp(min=1.0)
 
 
 class SynthesisStage(VisionStage):
@@ -186,7 +250,6 @@ class SynthesisStage(VisionStage):
     def __init__(self, vision: Vision, options: SynthesisConfig, seed: int) -> None:
         super().__init__(vision, options, seed)
         self.detector.requires_grad_(False)
-        self.train()
 
     def train(self, mode: bool = True) -> SynthesisStage:
         super().train(mode)
@@ -227,7 +290,7 @@ class MotionStage(Stage):
         pixels = kp.classes_to_pixels(classes, prior.size[1])
         if generator is not None:
             shift = self.options.shift
-            pixels += torch.randint(-shift, shift + 1, (b, 1, 1, 2), generator=generator, device=pixels.device)
+            pixels += self.drawn(partial(torch.randint, -shift, shift + 1), (b, 1, 1, 2), generator)
             classes = kp.to_classes(pixels, *prior.size)
             pixels = kp.classes_to_pixels(classes, prior.size[1])  # at the border where they would leave the grid
         track, momentum = pixels.new_zeros(b, k, 3), pixels.new_zeros(b, prior.gru.hidden_size)
@@ -235,7 +298,7 @@ class MotionStage(Stage):
             with torch.no_grad():
                 for i in range(t):
                     track, momentum = prior.advance(track, momentum, pixels[:, i].roll(1, dims=0))
-            kept = torch.rand(b, 1, generator=generator, device=pixels.device) < 0.5
+            kept = self.drawn(torch.rand, (b, 1), generator) < 0.5
             track, momentum = torch.zeros_like(track), momentum * kept
         tracks, momenta, density = [], [], []
         every = max(1, (t - horizon) // 4)  # now and then is enough for the density: its 4096 cells cost time
@@ -261,12 +324,11 @@ class MotionStage(Stage):
         values["loss"] = values["distance"] + values["cross_entropy"]
         return values
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        values = self.losses(batch["classes"], self.generator(self.global_step))
-        return self.report("train", values, len(batch["classes"]))
+    def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.losses(batch["classes"], generator)
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        return self.report("val", self.losses(batch["classes"]), len(batch["classes"]))
+    def check(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.losses(batch["classes"])
 
 
 class DynamicsStage(Stage):
@@ -292,33 +354,32 @@ class DynamicsStage(Stage):
     def losses(self, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """classes: true cells, int64 [B,warmup_frames+T,K]."""
         o, d = self.options, self.dynamics
-        height, width = d.config.height, d.config.width
         h, c, *tracks = self.warm_up(classes[:, : o.warmup_frames], generator)
         classes = classes[:, o.warmup_frames :]
-        b, t, _ = classes.shape
-        maps = kp.binary_maps(classes.flatten(0, 1), height, width)  # [B*T, K, H, W]
-        gates = d.encoded_gates(d.encode_maps(maps)).unflatten(0, (b, t))
-        seen = d.posterior_maps(maps).unflatten(0, (b, t))
-        momentum, momentum_states = self.momentum(tuple(tracks), kp.classes_to_pixels(classes, width))
-        before, latents, q_mean, q_std = [], [], [], []
+        t = classes.shape[1]
+        momentum, momentum_states = self.momentum(tuple(tracks), kp.classes_to_pixels(classes, d.config.width))
+        classes = classes.transpose(0, 1)  # [T, B, K]: a step's tensors lie together
+        unrolled = UnrolledDynamics(d)
+        cells = [x.unflatten(0, classes.shape[:2]).unbind() for x in unrolled.read_cells(classes.flatten(0, 1))]
+        of_decoder, of_prior, latents, posteriors = [], [], [], []
         observed = t - o.free_running_steps
-        for i in range(t):
+        for i, (gates_of_cells, posterior_of_cells) in enumerate(zip(*cells, strict=True)):
             if i == observed:
                 turning_point = h, c
-            mean, std = d.posterior(h, seen[:, i])
-            z = self.best_latent(h, mean, std, classes[:, i], generator, momentum[i])
-            before.append(h)
+            gates, posterior, decoder, prior = unrolled.read_state(h)
+            mean, std = unrolled.posterior(posterior, posterior_of_cells)
+            z = self.best_latent(unrolled, decoder, mean, std, classes[i], generator, momentum[i])
+            of_decoder.append(decoder)
+            of_prior.append(prior)
             latents.append(z)
-            q_mean.append(mean)
-            q_std.append(std)
-            h, c = d.step_from_gates(h, c, gates[:, i], z)
+            posteriors.append((mean, std))
+            h, c = unrolled.step(c, gates, gates_of_cells, z)
         # What needs no recurrence is done for all times at once: the decoder on the winners, and the prior.
-        all_h = torch.stack(before, dim=1)  # [B, T, hidden, h, w]
-        logits = d.logits(all_h.flatten(0, 1), torch.stack(latents, dim=1).flatten(0, 1))
+        logits = unrolled.logits(torch.cat(of_decoder), torch.cat(latents).unsqueeze(0))[0]
         if tracks:
-            logits = logits + torch.stack(momentum, dim=1).flatten(0, 1)
-        later = [torch.stack(x, dim=1)[:, 1:].flatten(0, 1) for x in (q_mean, q_std)]
-        q, p = (later[0], later[1]), d.prior(all_h[:, 1:].flatten(0, 1))
+            logits = logits + torch.cat(momentum)
+        q = tuple(torch.cat(x) for x in zip(*posteriors[1:], strict=True))
+        p = unrolled.prior(torch.cat(of_prior[1:]))
         values = {
             "cross_entropy": losses.keypoint_cross_entropy(logits, classes.flatten(0, 1)),
             "kl": losses.gaussian_kl(q, p) if o.kl_direction == "posterior_prior" else losses.gaussian_kl(p, q),
@@ -326,10 +387,9 @@ class DynamicsStage(Stage):
         values["loss"] = values["cross_entropy"] + o.beta * values["kl"]
         if o.free_running:
             ahead = free_run(d, (*turning_point, *momentum_states[observed]), o.free_running_steps)
-            values["free_running"] = losses.keypoint_cross_entropy(
-                ahead.flatten(0, 1), classes[:, observed:].flatten(0, 1)
-            )
-            values["cells_off"] = losses.mode_distance(ahead.flatten(0, 1), classes[:, observed:].flatten(0, 1), width)
+            ahead, truth = ahead.transpose(0, 1).flatten(0, 1), classes[observed:].flatten(0, 1)
+            values["free_running"] = losses.keypoint_cross_entropy(ahead, truth)
+            values["cells_off"] = losses.mode_distance(ahead, truth, d.config.width)
             values["loss"] = (
                 values["loss"]
                 + o.free_running_weight * values["free_running"]
@@ -345,7 +405,7 @@ class DynamicsStage(Stage):
         state = d.initial_state(b, next(d.parameters()))
         if not w:
             return state
-        begins = torch.randint(0, w + 1, (b,), generator=generator, device=classes.device)
+        begins = self.drawn(partial(torch.randint, 0, w + 1), (b,), generator)
         pixels = kp.classes_to_pixels(classes, d.config.width)
         for i in range(w):
             counts = (begins <= i).to(pixels.dtype)
@@ -363,7 +423,8 @@ class DynamicsStage(Stage):
 
     def best_latent(
         self,
-        h: Tensor,
+        unrolled: UnrolledDynamics,
+        of_state: Tensor,
         mean: Tensor,
         std: Tensor,
         classes: Tensor,
@@ -371,28 +432,23 @@ class DynamicsStage(Stage):
         momentum: Tensor | float = 0.0,
     ) -> Tensor:
         """Draw `best_of` latents and keep, for each clip, the one that explains its keypoints best."""
-        n, b = self.options.best_of, len(h)
-        eps = torch.randn(n, *mean.shape, generator=generator, device=mean.device)
+        n, b = self.options.best_of, len(mean)
+        eps = self.drawn(torch.randn, (n, *mean.shape), generator, clips=1)
         z = mean + std * eps  # [n, B, 1, h, w]
         if n == 1:
             return z[0]
         with torch.no_grad():
-            logits = self.dynamics.logits(h.repeat(n, 1, 1, 1), z.flatten(0, 1)).unflatten(0, (n, b)) + momentum
+            logits = unrolled.logits(of_state, z) + momentum
             target = classes.expand(n, -1, -1).unsqueeze(-1)  # [n, B, K, 1] of [n, B, K, cells]
             cost = (logits.logsumexp(dim=-1) - logits.gather(-1, target).squeeze(-1)).sum(dim=-1)
             best = cost.argmin(dim=0)
-        return z[best, torch.arange(b, device=h.device)]
+        return z[best, torch.arange(b, device=z.device)]
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        return self.report(
-            "train", self.losses(batch["classes"], self.generator(self.global_step)), len(batch["classes"])
-        )
+    def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.losses(batch["classes"], generator)
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        classes = batch["classes"]
-        values = self.losses(classes, self.generator(-1, index))
-        values |= self.horizon_errors(classes)
-        return self.report("val", values, len(classes))
+    def check(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.learn(batch, generator) | self.horizon_errors(batch["classes"])
 
     @torch.no_grad()
     def horizon_errors(self, classes: Tensor) -> dict[str, Tensor]:

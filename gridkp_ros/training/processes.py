@@ -1,0 +1,146 @@
+"""The processes of one training run: one alone, several on this machine, or several machines by torchrun or SLURM.
+
+Every process runs the same code on the same data; the first one alone writes, and what it finds out the others hear.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from torch import distributed
+
+from gridkp_ros.training.config import TrainConfig, TrainerConfig, TrainingError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is (rank, and local_rank on its machine), of how many, on how many machines."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    nodes: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def tell(self, find: Callable[[], T]) -> T:
+        """What `find` returns in the first process, in all of them; a TrainingError there is raised in all of them."""
+        if self.world == 1:
+            return find()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer[0] = find()
+            except TrainingError as error:
+                answer[1] = str(error)
+        distributed.broadcast_object_list(answer, src=0)
+        if answer[1] is not None:
+            raise TrainingError(answer[1])
+        return answer[0]
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let the first process go first, then the first on each machine, then the others: caches are made once."""
+        turn = 0 if self.first else 1 if self.local_rank == 0 else 2
+        for _ in range(turn if self.world > 1 else 0):
+            distributed.barrier()
+        yield
+        for _ in range(2 - turn if self.world > 1 else 0):
+            distributed.barrier()
+
+    def end(self) -> None:
+        """Leave the group of processes."""
+        if self.world > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def launched() -> TorchElasticEnvironment | SLURMEnvironment | None:
+    """What began this process as one of several (torchrun or SLURM's srun), None where nothing did."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect():
+            return environment()
+    return None
+
+
+def wanted(options: TrainerConfig) -> int:
+    """Processes that a configuration wants on this machine."""
+    if options.devices != "auto":
+        return options.devices
+    return max(1, torch.cuda.device_count()) if options.accelerator != "cpu" else 1
+
+
+def join(options: TrainerConfig) -> Processes:
+    """Find out which process this is and meet the others.
+
+    Raises TrainingError where the configuration's `devices` are not the processes that were begun on each machine.
+    """
+    environment = launched()
+    if environment is None or environment.world_size() == 1:
+        return Processes()
+    world = environment.world_size()
+    if isinstance(environment, TorchElasticEnvironment):
+        nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    else:
+        nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", os.environ.get("SLURM_NNODES", 1)))
+    if options.devices not in ("auto", world // nodes):
+        raise TrainingError(
+            f"trainer.devices={options.devices}, but {world // nodes} processes were begun on each machine: make them "
+            "the same (torchrun's --nproc-per-node, SLURM's --ntasks-per-node), or leave devices out"
+        )
+    place = Processes(environment.global_rank(), world, environment.local_rank(), nodes)
+    if not distributed.is_initialized():
+        os.environ.setdefault("MASTER_ADDR", environment.main_address)
+        os.environ.setdefault("MASTER_PORT", str(environment.main_port))
+        gpu = options.accelerator != "cpu" and torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(place.local_rank)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            rank=place.rank,
+            world_size=world,
+            timeout=timedelta(days=1),  # the others wait while the first renders episodes or decodes videos
+        )
+    return place
+
+
+def check_batches(config: TrainConfig, place: Processes) -> None:
+    """Raise TrainingError where a part's batch cannot be cut into equal parts."""
+    accumulated = config.trainer.accumulate_grad_batches
+    parts = place.world * accumulated
+    for name in ("stage1", "synthesis", "motion", "stage2"):
+        options = getattr(config, name)
+        if options.steps and options.batch_clips % parts:
+            raise TrainingError(
+                f"{name}.batch_clips={options.batch_clips} cannot be cut into {parts} equal parts ({place.world} "
+                f"processes, accumulate_grad_batches={accumulated}): make it a multiple of {parts}"
+            )
+
+
+def spread(count: int, work: Callable[[dict[str, Any]], Any], options: dict[str, Any]) -> Any:
+    """Run `work(options)`, a function of a module, in `count` processes of this machine; returns what the first does.
+
+    Raises TrainingError with the sentence of the process that failed first.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+    )
+    try:
+        return elastic_launch(launch, work)(options)[0]
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        raise TrainingError(f"process {failure.global_rank} of {count}: {failure.message}") from error
