@@ -269,6 +269,55 @@ def sim_evaluate(
     _show_result(result, out, as_json)
 
 
+@app.command()
+def evaluate(
+    tables: list[str] = typer.Option([], "--table", help="Of the paper: I to VI; repeatable. Default: all."),
+    data: list[str] = typer.Option(..., help="kth=/data/kth, human36m=...; or simulator, footage=... in their place."),
+    runs: Path = typer.Option(Path("runs/paper"), help="Folder of the presets' runs, see gridkp train --preset."),
+    out: Path | None = typer.Option(None, help="Folder for tables, clip lists and figures; default: <runs>/tables."),
+    train_missing: bool = typer.Option(False, "--train", help="First train what the tables need and is not there."),
+    changes: list[str] = typer.Option([], "--set", help="With --train: change a field of every training; repeatable."),
+    num_samples: int = typer.Option(100, "--samples", help="Sampled futures of each clip."),
+    clips: int = typer.Option(256, help="Clips, drawn once and the same for all rows."),
+    seed: int = typer.Option(0, help="Of the clips and of the latent noise."),
+    rule: str = typer.Option("gridkp", help="Which sample is the best: gridkp, gridkp_code, savp or svg."),
+    provider: str = _PROVIDER,
+    workers: int = typer.Option(1, help="Processes that compute the figures of frames."),
+    as_json: bool = _JSON,
+) -> None:
+    """Fill the paper's Tables I to VI from trained presets, beside the paper's numbers."""
+    from gridkp_ros.data.paper import parse_places
+    from gridkp_ros.evaluation.tables import evaluate as run
+    from gridkp_ros.evaluation.tables import read_paper, to_markdown
+
+    places = parse_places(data)
+    if train_missing:
+        from gridkp_ros.training.presets import parse_changes
+
+        names = [name for table in read_paper().chosen(tables) for name in table.runs]
+        _train_presets(names, runs, data, parse_changes(changes))
+    elif changes:
+        raise typer.BadParameter("--set changes trainings: give --train with it")
+    folder = out or runs / "tables"
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        result = run(
+            tables, runs, places, folder, samples=num_samples, count=clips, seed=seed, rule=rule, provider=provider,
+            workers=workers, progress=show,
+        )
+    if as_json:
+        _print_json(result)
+        return
+    sys.stdout.write("\n".join(map(to_markdown, result["tables"])))
+    _console().print(f"{folder}: tables.md, tables.csv, tables.json and report.html", highlight=False)
+
+
 def _train_presets(names: Sequence[str], runs: Path, data: Sequence[str], changes: dict[str, Any]) -> None:
     """Train and export presets, and what they start from, as far as it is not done; a killed one goes on."""
     from gridkp_ros.data.paper import parse_places
