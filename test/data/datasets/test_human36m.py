@@ -32,7 +32,22 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True)
         for name in [*NAMES, "_ALL.54138969.mp4"]:
             os.link(video, folder / name)
+    joints = root / "S9/MyPoseFeatures/D2_Positions"
+    joints.mkdir(parents=True)
+    write_joints(joints / "Directions.54138969.cdf", 18)
     return root
+
+
+def write_joints(path: Path, frames: int) -> None:
+    """Write joints as published: [1,N,64]; joint j of frame i lies at (100 + 8 j + i, 500)."""
+    from cdflib.cdfwrite import CDF
+
+    pose = np.full((1, frames, 32, 2), 500, np.float32)
+    pose[..., 0] = 100 + 8 * np.arange(32) + np.arange(frames)[:, None]
+    writer = CDF(str(path))
+    variable = {"Variable": "Pose", "Data_Type": 44, "Num_Elements": 1, "Rec_Vary": True, "Dim_Sizes": [frames, 64]}
+    writer.write_var(variable | {"Var_Type": "zVariable"}, var_data=pose.reshape(1, frames, 64))
+    writer.close()
 
 
 @pytest.fixture
@@ -49,7 +64,8 @@ def test_subjects_make_the_split_and_all_videos_are_passed_over(published: Path,
     assert len(train) == 5 * len(NAMES) and not any("_ALL" in item.name for item in train)
 
 
-def test_every_eighth_frame_is_cut_to_the_box(data: human36m.Human36M) -> None:
+def test_every_eighth_frame_is_cut_to_the_box(data: human36m.Human36M, published: Path) -> None:
+    data = open_dataset("human36m", published, "test", size=None)
     (clip,) = data.load(data.items()[0])
     images = list(clip.images)
     assert [number_of(image) for image in images] == [0, 8, 16]
@@ -58,6 +74,44 @@ def test_every_eighth_frame_is_cut_to_the_box(data: human36m.Human36M) -> None:
     assert list(clip.stamps_ns) == [0, 160_000_000, 320_000_000]
     assert clip.label == "Directions"
     assert [number_of(image) for image in clip.images] == [0, 8, 16]  # and once more
+
+
+def test_the_box_is_resized_as_published(data: human36m.Human36M) -> None:
+    (clip,) = data.load(data.items()[0])
+    images = list(clip.images)
+    assert [image.shape for image in images] == [(64, 64, 3)] * 3 and [number_of(image) for image in images] == [
+        0,
+        8,
+        16,
+    ]
+
+
+def test_joints_follow_the_crop_and_the_size(data: human36m.Human36M, published: Path) -> None:
+    whole = open_dataset("human36m", published, "test", size=None, poses=True, partial=True)
+    assert [item.name for item in whole.items()] == ["S9/Directions.54138969"]
+    (clip,) = whole.load(whole.items()[0])
+    assert clip.points.shape == (3, 32, 2) and clip.point_names[31] == "joint_31"
+    assert clip.points[2, 5].tolist() == [5 * 8 + 16, 400]
+    small = open_dataset("human36m", published, "test", poses=True, partial=True)
+    (clip,) = small.load(small.items()[0])
+    assert clip.points[2, 5] == pytest.approx([56.5 * 0.08 - 0.5, 400.5 * 0.08 - 0.5])
+    with pytest.raises(DataError, match=r"D2_Positions/Directions 1.54138969.cdf is missing.*joints of Directions 1"):
+        open_dataset("human36m", published, "test", poses=True).items()
+
+
+def test_joints_of_another_video_are_told(published: Path, tmp_path: Path) -> None:
+    root = tmp_path / "h36m"
+    (root / "S9/Videos").mkdir(parents=True)
+    (root / "S9/MyPoseFeatures/D2_Positions").mkdir(parents=True)
+    os.link(published / "video.mp4", root / "S9/Videos/Eating.54138969.mp4")
+    joints = root / "S9/MyPoseFeatures/D2_Positions/Eating.54138969.cdf"
+    write_joints(joints, 60)
+    data = open_dataset("human36m", root, "test", poses=True, partial=True)
+    with pytest.raises(DataError, match=r"18 frames, but .*Eating.54138969.cdf joints for 60"):
+        list(data.load(data.items()[0]))
+    joints.write_bytes(b"no joints")
+    with pytest.raises(DataError, match=r"Eating.54138969.cdf is no file of 32 joints"):
+        list(data.load(data.items()[0]))
 
 
 def test_a_half_copied_subject_is_told(published: Path) -> None:
