@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import re
@@ -64,7 +65,8 @@ class StoredFrames:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return np.array(np.load(self.path, mmap_mode="r")[index])
+        header = self.path.stat().st_size - math.prod(self.shape)  # np.load would parse it for every clip
+        return np.array(np.memmap(self.path, np.uint8, "r", header, self.shape)[index])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(np.load(self.path), dtype)
