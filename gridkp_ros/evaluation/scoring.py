@@ -21,25 +21,34 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gridkp_ros.evaluation import metrics
-from gridkp_ros.evaluation.baselines import constant_velocity, stays_put
+from gridkp_ros.evaluation.baselines import constant_velocity, kalman, linear_ar, stays_put
 from gridkp_ros.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError, Interval
+from gridkp_ros.evaluation.tracks import Track, keypoint_motion, keypoints_with_instrument
+from gridkp_ros.track_models import KalmanState, TrackModels
+
+FrameMetric = Callable[[np.ndarray, np.ndarray], float]  # predicted and true, uint8 [H,W,C]
 
 STEP_S = 1.0 / 15.0
 REPORTED_STEPS = (2, 5, 10, 15)
 MAX_TRUTH_GAP_S = 0.25  # between the two absorbed frames that a truth is interpolated from
 BLOCK_S = 2.0  # stretch of the block bootstrap: twice the longest reported horizon
+_HISTORY_FRAMES = 32  # more than an autoregression looks back
 _LINGER_S = 1.0  # live messages of one frame arrive one after the other: wait so long before scoring
 
 POINT_METHODS = ("model", "stays_put", "constant_velocity")
+FITTED_METHODS = ("kalman", "linear_ar")  # of keypoints alone, where the bundle carries their coefficients
 FRAME_METHODS = ("model", "last_frame")
-METHODS = {
-    "keypoint_error_cells": POINT_METHODS,
-    "keypoint_error_px": POINT_METHODS,
-    "psnr": FRAME_METHODS,
-    "ssim": FRAME_METHODS,
-    "coverage90": ("model",),
+FRAME_METRICS: dict[str, FrameMetric] = {"psnr": metrics.psnr_db, "ssim": metrics.ssim}
+COVERAGES = {"coverage50": metrics.CHI2_50, "coverage90": metrics.CHI2_90}
+BASELINE_DEFINITIONS = {
+    "stays_put": "the last seen place",
+    "constant_velocity": "velocity between the last two absorbed frames",
+    "kalman": "constant velocity with white-noise acceleration for each coordinate, filtered over all absorbed frames "
+    "of the epoch; both noises of greatest likelihood on the training keypoints",
+    "linear_ar": "linear autoregression of order {order} on the places and displacements of {scope}, ridge {ridge:g}, "
+    "fitted on the training keypoints, rolled out step by step; order, scope and ridge chosen on validation recordings",
 }
-TRUTH_METHODS = {"tip_error_px": POINT_METHODS, "tip_coverage90": ("model",)}
+NO_BASELINES = "not measured: no coefficients (a bundle exported before training fitted them, or a live recording)"
 ROUNDING = 1e-4  # a difference (px, cells, dB or SSIM) this small is single precision's, not the model's
 
 # Named points' true positions at a time: (points [M,2] px, visible bool [M]).
@@ -91,13 +100,13 @@ def _covariance_at(times: np.ndarray, covariance: np.ndarray, at: np.ndarray) ->
 
 
 @dataclass
-class _Track:
-    """The absorbed frames of one epoch."""
+class _Track(Track):
+    """The absorbed frames of one epoch, with what their scores need beside the keypoints."""
 
-    stamps_ns: list[int] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
-    cells_px: list[tuple[float, float]] = field(default_factory=list)
+    views_px: list[tuple[tuple[float, float], tuple[float, float]]] = field(default_factory=list)  # origin and cell
     named: list[np.ndarray | None] = field(default_factory=list)
+    filtered: list[KalmanState] = field(default_factory=list)
     images: dict[int, np.ndarray] = field(default_factory=dict)
 
 
@@ -111,6 +120,8 @@ class _Forecast:
     frames: dict[int, np.ndarray]
     named_mean: np.ndarray | None
     named_covariance: np.ndarray | None
+    samples: np.ndarray | None  # [S,T,K,2]
+    sample_weights: np.ndarray | None  # [S]
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,12 @@ class ForecastScorer:
         point_names: names of the named points, [M].
         truth: their true positions; without it named points are not scored. Points with "tip" in their name count
             towards `tip_error_px`, all of them if none has.
+        view_origin_px: left and top edge of the model's view, in the same pixels.
+        baselines: fitted on the training keypoints (the bundle's); without them those columns are left out.
+        frame_metrics: further figures of predicted frames by name (`evaluation.learned`), with their definitions in
+            `definitions`.
+        instruments: names and true positions of points on instruments, which the keypoints' motion is held against,
+            whether or not the model names any.
     """
 
     def __init__(
@@ -148,6 +165,11 @@ class ForecastScorer:
         max_truth_gap_s: float = MAX_TRUTH_GAP_S,
         block_s: float = BLOCK_S,
         seed: int = 0,
+        view_origin_px: tuple[float, float] = (-0.5, -0.5),
+        baselines: TrackModels | None = None,
+        frame_metrics: Mapping[str, FrameMetric] | None = None,
+        definitions: Mapping[str, str] | None = None,
+        instruments: tuple[Sequence[str], PointTruth] | None = None,
     ) -> None:
         if period_s <= 0 or horizon_steps < 1 or min(cell_size_px) <= 0 or block_s <= 0 or max_truth_gap_s <= 0:
             raise EvaluationError(
@@ -157,7 +179,12 @@ class ForecastScorer:
         self.period_s = period_s
         self.horizon_steps = horizon_steps
         self.point_names = tuple(point_names)
-        self._cell_size_px = cell_size_px
+        self._view_px = (view_origin_px, cell_size_px)
+        self._baselines = baselines
+        self._frame_metrics = {**FRAME_METRICS, "ssim_gaussian": _gaussian_or_nan, **(frame_metrics or {})}
+        self._extra_definitions = dict(definitions or {})
+        self._instruments = instruments
+        self._steps = math.ceil((horizon_steps * STEP_S + period_s / 2) / period_s)  # of the model, for a rollout
         self._truth = truth if self.point_names else None
         self._max_gap_ns = round(max_truth_gap_s * 1e9)
         self._max_gap_s = max_truth_gap_s
@@ -169,6 +196,16 @@ class ForecastScorer:
         self._tracks: dict[int, _Track] = {}
         self._pending: list[_Forecast] = []
         self._scores: list[_Score] = []
+        keypoint_methods = POINT_METHODS + (FITTED_METHODS if baselines else ())
+        self._methods = {
+            "keypoint_error_cells": keypoint_methods,
+            "keypoint_error_px": keypoint_methods,
+            "energy_score_cells": ("model",),
+            **dict.fromkeys(self._frame_metrics, FRAME_METHODS),
+            **dict.fromkeys(COVERAGES, ("model",)),
+        }
+        if self._truth is not None:
+            self._methods |= {"tip_error_px": POINT_METHODS, **{f"tip_{name}": ("model",) for name in COVERAGES}}
 
     # ---- events
 
@@ -182,6 +219,7 @@ class ForecastScorer:
         *,
         named_points: np.ndarray | None = None,
         cell_size_px: tuple[float, float] | None = None,
+        view_origin_px: tuple[float, float] | None = None,
     ) -> None:
         """Add what was seen in an absorbed frame.
 
@@ -190,7 +228,7 @@ class ForecastScorer:
             points_px: detected keypoints [K,2]; confidence: [K], not used for the scores.
             image: the model's view uint8 [H,W,C], which predicted frames are compared with.
             named_points: [M,2] px as seen through the probe.
-            cell_size_px: where it changed since the constructor (another image size).
+            cell_size_px, view_origin_px: where they changed since the constructor (another image size).
 
         Raises:
             EvaluationError: the stamp does not follow that of the frame before in the same epoch.
@@ -201,9 +239,19 @@ class ForecastScorer:
                 f"observation stamped {stamp_ns} ns follows {track.stamps_ns[-1]} ns in epoch {epoch}: "
                 "stamps must increase"
             )
+        origin, cell = view_origin_px or self._view_px[0], cell_size_px or self._view_px[1]
+        points = np.asarray(points_px, float)
         track.stamps_ns.append(int(stamp_ns))
-        track.points.append(np.asarray(points_px, float))
-        track.cells_px.append(cell_size_px or self._cell_size_px)
+        track.points.append(points)
+        track.views_px.append((origin, cell))
+        track.cells.append((points - origin) / cell - 0.5)
+        if self._baselines is not None:
+            model = self._baselines.kalman
+            if track.filtered:
+                interval_s = (track.stamps_ns[-1] - track.stamps_ns[-2]) * 1e-9
+                track.filtered.append(model.absorb(track.filtered[-1], interval_s, track.cells[-1])[0])
+            else:
+                track.filtered.append(model.start(track.cells[-1]))
         track.named.append(None if named_points is None else np.asarray(named_points, float))
         if image is not None:
             track.images[int(stamp_ns)] = image
@@ -219,6 +267,8 @@ class ForecastScorer:
         frames: Mapping[int, np.ndarray] | None = None,
         named_mean: np.ndarray | None = None,
         named_covariance: np.ndarray | None = None,
+        samples: np.ndarray | None = None,
+        sample_weights: np.ndarray | None = None,
     ) -> None:
         """Add a forecast; the observation of its newest frame may come before or after it.
 
@@ -227,6 +277,7 @@ class ForecastScorer:
             time_from_start_ns: int [T], increasing; mean_px: [T,K,2]; covariance: [T,K,3] xx, xy, yy px^2.
             frames: predicted frames uint8 [H,W,C] by step, 1 being the first predicted one.
             named_mean: [T,M,2]; named_covariance: [T,M,3].
+            samples: [S,T,K,2] and sample_weights: [S], which the energy score is of.
 
         Raises:
             EvaluationError: the shapes do not fit each other.
@@ -240,8 +291,17 @@ class ForecastScorer:
             )
         named = None if named_mean is None else np.asarray(named_mean, float)
         named_cov = None if named_covariance is None else np.asarray(named_covariance, float)
+        drawn = None if samples is None else np.asarray(samples, float)
+        if drawn is not None and (drawn.shape[1:] != mean.shape or np.shape(sample_weights) != drawn.shape[:1]):
+            raise EvaluationError(
+                f"samples {drawn.shape}, sample_weights {np.shape(sample_weights)}, mean {mean.shape} of a forecast: "
+                "[S,T,K,2], [S] and [T,K,2] are expected"
+            )
+        weights = None if drawn is None else np.asarray(sample_weights, float)
         self._pending.append(
-            _Forecast(int(stamp_ns), epoch, times, mean, covariance, dict(frames or {}), named, named_cov)
+            _Forecast(
+                int(stamp_ns), epoch, times, mean, covariance, dict(frames or {}), named, named_cov, drawn, weights
+            )
         )
 
     def _settle(self, epoch: int, now_ns: int) -> None:
@@ -289,11 +349,13 @@ class ForecastScorer:
         ]
         scored = np.array([not why for why in unscored])
         truth[~scored] = np.nan
-        cell_px = track.cells_px[index]
         # A frame of another size starts a new epoch, so one cell size holds for all of it.
+        origin_px, cell_px = track.views_px[index]
         times = np.concatenate([[0], forecast.times_ns]).astype(float)
         at = self._targets_ns.astype(float)
         predictions = self._point_predictions(track.points, track.stamps_ns, index, times, at, forecast.mean)
+        for method, cells in self._fitted_predictions(track, index, at).items():
+            predictions[method] = (cells + 0.5) * cell_px + origin_px
         values: dict[str, dict[str, np.ndarray]] = {
             "keypoint_error_px": {
                 method: metrics.keypoint_error_px(points, truth).mean(axis=1) for method, points in predictions.items()
@@ -303,8 +365,15 @@ class ForecastScorer:
                 for method, points in predictions.items()
             },
         }
+        if forecast.samples is not None:
+            now = np.broadcast_to(track.points[index], (1, len(forecast.samples), *truth.shape[1:]))
+            drawn = interpolate(times, np.concatenate([now, forecast.samples.swapaxes(0, 1)]), at).swapaxes(0, 1)
+            score = metrics.energy_score(drawn / cell_px, truth / cell_px, forecast.sample_weights)
+            values["energy_score_cells"] = {"model": score.mean(axis=1)}
         covariance = _covariance_at(times, forecast.covariance, at)
-        values["coverage90"] = {"model": metrics.inside_ellipse(truth, predictions["model"], covariance).mean(axis=1)}
+        for name, chi2 in COVERAGES.items():
+            inside = metrics.inside_ellipse(truth, predictions["model"], covariance, chi2)
+            values[name] = {"model": inside.mean(axis=1)}
         frame_values, unscored_frames = self._score_frames(track, forecast, targets_ns, reaches)
         values.update(frame_values)
         named_values, by_name = self._score_named(track, index, forecast, targets_ns, times, at, scored)
@@ -345,10 +414,25 @@ class ForecastScorer:
             "constant_velocity": constant_velocity(before, now, interval_s, at * 1e-9),
         }
 
+    def _fitted_predictions(self, track: _Track, index: int, at: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the fitted baselines predict at the targets, in cells: method -> [H,K,2]."""
+        if self._baselines is None:
+            return {}
+        ar = self._baselines.linear_ar
+        seen = slice(max(0, index + 1 - _HISTORY_FRAMES), index + 1)
+        ages_s = (np.array(track.stamps_ns[seen], np.int64) - track.stamps_ns[index]) * 1e-9
+        return {
+            "kalman": kalman(self._baselines.kalman, track.filtered[index], at * 1e-9),
+            "linear_ar": linear_ar(ar, ages_s, np.stack(track.cells[seen]), self.period_s, self._steps, at * 1e-9),
+        }
+
     def _score_frames(
         self, track: _Track, forecast: _Forecast, targets_ns: np.ndarray, reaches: np.ndarray
     ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-        values = {m: {method: np.full(len(targets_ns), np.nan) for method in FRAME_METHODS} for m in ("psnr", "ssim")}
+        values = {
+            metric: {method: np.full(len(targets_ns), np.nan) for method in FRAME_METHODS}
+            for metric in self._frame_metrics
+        }
         if not forecast.frames:
             return values, ["no predicted frames"] * len(targets_ns)
         last = track.images.get(forecast.stamp_ns)
@@ -367,8 +451,8 @@ class ForecastScorer:
             true = track.images[int(stamps[distance.argmin()])]
             predicted = forecast.frames[int(steps[offset.argmin()])]
             for method, image in (("model", predicted), ("last_frame", last)):
-                values["psnr"][method][row] = metrics.psnr_db(image, true)
-                values["ssim"][method][row] = metrics.ssim(image, true)
+                for metric, measure in self._frame_metrics.items():
+                    values[metric][method][row] = measure(image, true)
             reasons.append("")
         return values, reasons
 
@@ -394,8 +478,9 @@ class ForecastScorer:
         values = {"tip_error_px": {method: _known_mean(error[:, self._tips]) for method, error in errors.items()}}
         if forecast.named_covariance is not None:
             covariance = _covariance_at(times, forecast.named_covariance, at)
-            inside = metrics.inside_ellipse(truth, predictions["model"], covariance)
-            values["tip_coverage90"] = {"model": _known_mean(inside[:, self._tips])}
+            for name, chi2 in COVERAGES.items():
+                inside = metrics.inside_ellipse(truth, predictions["model"], covariance, chi2)
+                values[f"tip_{name}"] = {"model": _known_mean(inside[:, self._tips])}
         by_name = {
             name: {method: error[:, i] for method, error in errors.items()} for i, name in enumerate(self.point_names)
         }
@@ -406,18 +491,17 @@ class ForecastScorer:
     def result(self) -> dict:
         """Return the scores so far as plain data for JSON; may be called any time, and again.
 
-        Keys: `horizons` (step -> metric -> method -> mean, low, high, count), `curves` (metric -> method -> lists over
-        all steps), `comparisons` (step -> metric -> baseline -> mean, low, high of model minus baseline, and a
-        verdict), `named_points` (name -> step -> method -> px), `unscored` and `unscored_frames` (step -> reason ->
-        number), `forecasts_scored`, `definitions`.
+        Keys (docs/evaluation.md): `horizons` (step -> metric -> method -> mean, low, high, count), `curves` (metric ->
+        method -> lists over all steps), `comparisons` (step -> metric -> baseline -> mean, low, high of model minus
+        baseline, and a verdict), `named_points` (name -> step -> method -> px), `probe_error_px` (name -> mean, low,
+        high, count), `keypoint_motion`, `keypoints_with_instrument`, `unscored` and `unscored_frames` (step -> reason
+        -> number), `forecasts_scored`, `definitions`.
         """
         scores = self._scores + [self._score(forecast) for forecast in self._pending]
         blocks = self._block_numbers(scores)
-        has_truth = self._truth is not None
-        methods = {**METHODS, **(TRUTH_METHODS if has_truth else {})}
         series = {
             metric: {method: _stack(scores, metric, method, self.horizon_steps) for method in names}
-            for metric, names in methods.items()
+            for metric, names in self._methods.items()
         }
         reported = [h for h in REPORTED_STEPS if h <= self.horizon_steps]
         intervals = {
@@ -450,9 +534,15 @@ class ForecastScorer:
             "unscored": {str(h): _reasons(s.unscored[h - 1] for s in scores) for h in reported},
             "unscored_frames": {str(h): _reasons(s.unscored_frames[h - 1] for s in scores) for h in reported},
             "forecasts_scored": len(scores),
+            "keypoint_motion": keypoint_motion(list(self._tracks.values()), self.period_s),
             "definitions": self._definitions(blocks),
         }
-        if has_truth:
+        if self._instruments is not None:
+            result["keypoints_with_instrument"] = keypoints_with_instrument(
+                list(self._tracks.values()), *self._instruments, self.period_s
+            )
+        if self._truth is not None:
+            result["probe_error_px"] = self._probe_error()
             result["named_points"] = {
                 name: {
                     str(h): {
@@ -464,6 +554,22 @@ class ForecastScorer:
                 for name in self.point_names
             }
         return result
+
+    def _probe_error(self) -> dict[str, dict]:
+        """Return how far the probe is off in the frames themselves: an interval for each point, and for all tips."""
+        errors, blocks = [], []
+        for number, track in self._tracks.items():
+            for stamp_ns, named in zip(track.stamps_ns, track.named, strict=True):
+                if named is None:
+                    continue
+                true, visible = self._truth(stamp_ns)
+                error = metrics.keypoint_error_px(named, np.where(np.asarray(visible)[:, None], true, np.nan))
+                errors.append(np.append(error, _known_mean(error[self._tips])))
+                blocks.append((number, int((stamp_ns - track.stamps_ns[0]) / (self._block_s * 1e9))))
+        order = {block: i for i, block in enumerate(sorted(set(blocks)))}
+        members = np.array([order[block] for block in blocks], int)
+        table = np.array(errors).reshape(len(errors), len(self.point_names) + 1)
+        return {name: self._interval(table[:, i], members) for i, name in enumerate((*self.point_names, "tips"))}
 
     @staticmethod
     def _block_numbers(scores: list[_Score]) -> np.ndarray:
@@ -495,10 +601,15 @@ class ForecastScorer:
         return {
             "keypoint_truth": "the detector's keypoints on the true frames",
             "cell": f"of a {metrics.GRID_CELLS}x{metrics.GRID_CELLS} grid over the model's view",
+            "coverage50": "share of points inside the 50 % ellipse of the forecast",
             "coverage90": "share of points inside the 90 % ellipse of the forecast",
+            "energy_score_cells": metrics.ENERGY_SCORE_DEFINITION,
             "psnr": metrics.PSNR_DEFINITION,
             "ssim": metrics.SSIM_DEFINITION,
-            "constant_velocity": "velocity between the last two absorbed frames",
+            "ssim_gaussian": metrics.SSIM_GAUSSIAN_DEFINITION,
+            **self._baseline_definitions(),
+            "probe_error_px": "named points through the probe against the truth, in the frame itself",
+            **self._extra_definitions,
             "max_truth_gap_s": self._max_gap_s,
             "interval": {
                 "level": 0.95,
@@ -508,6 +619,20 @@ class ForecastScorer:
                 "seed": self._seed,
             },
         }
+
+    def _baseline_definitions(self) -> dict[str, str]:
+        if self._baselines is None:
+            return BASELINE_DEFINITIONS | dict.fromkeys(FITTED_METHODS, NO_BASELINES)
+        ar = self._baselines.linear_ar
+        scope = "each keypoint alone" if ar.scope == "keypoint" else "all keypoints"
+        text = BASELINE_DEFINITIONS["linear_ar"].format(order=ar.lags + 1, scope=scope, ridge=ar.ridge)
+        return BASELINE_DEFINITIONS | {"linear_ar": text}
+
+
+def _gaussian_or_nan(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return the Gaussian SSIM, NaN (nothing scored) for a model whose frames are smaller than its window."""
+    small = min(true.shape[:2]) < metrics.SSIM_GAUSSIAN_WINDOW
+    return math.nan if small else metrics.ssim_gaussian(predicted, true)
 
 
 def verdict(difference: Interval, higher_is_better: bool) -> str:

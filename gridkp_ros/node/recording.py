@@ -206,7 +206,7 @@ def evaluate_recording(
             height, width = image.shape[:2]
             if placement is None or (placement.source_width, placement.source_height) != (width, height):
                 placement = Placement.of(spec, width, height, seen_part(width, height, half, region))
-                cell_px = cell_size_px(placement)
+                cell_px, origin_px = cell_size_px(placement), view_rect(placement)[:2]
             if scorer is None:
                 scorer = ForecastScorer(
                     period_s=period_s, cell_size_px=cell_px, point_names=names, truth=_truth(recording, names)
@@ -216,7 +216,7 @@ def evaluate_recording(
             view = _view(seen, image, model_image, recording.forecasts.get(stamp_ns), recording.frames.get(stamp_ns))
             scorer.add_observation(
                 stamp_ns, view.epoch, view.points, view.confidence, model_image, named_points=view.named_points,
-                cell_size_px=cell_px,
+                cell_size_px=cell_px, view_origin_px=origin_px,
             )
             if view.mean is not None:
                 scorer.add_forecast(

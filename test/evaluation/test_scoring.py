@@ -9,6 +9,8 @@ import pytest
 
 from gridkp_ros.evaluation.metrics import EvaluationError, Interval
 from gridkp_ros.evaluation.scoring import ForecastScorer, interpolate, point_truth, verdict
+from gridkp_ros.track_models import LinearAR, TrackModels
+from support.tiny_bundle import still_baselines
 
 PERIOD_NS = round(1e9 / 15)
 CELL = (10.0, 7.5)  # 640x480 on 64x64
@@ -262,3 +264,102 @@ def test_interpolation_goes_on_past_the_end() -> None:
 def test_verdicts(low: float | None, high: float | None, higher_is_better: bool, said: str) -> None:
     mean = 0.0 if low is None else (low + high) / 2
     assert verdict(Interval(mean, low, high, 10), higher_is_better) == said
+
+
+def matched(scored: ForecastScorer, path=line, frames: int = 60, lost: tuple[int, ...] = (), samples: int = 3) -> dict:
+    """Feed a stream with samples, of which the first is the truth and each next one 3 px farther right."""
+    times = np.arange(1, 17) * PERIOD_NS
+    for i in range(frames):
+        if i not in lost:
+            stamp = i * PERIOD_NS
+            scored.add_observation(stamp, 1, path(stamp))
+            mean = np.stack([path(stamp + t) for t in times])
+            drawn = mean + 3.0 * np.arange(samples)[:, None, None, None] * np.array([1.0, 0.0])
+            covariance = np.tile([1.0, 0.0, 1.0], (16, 2, 1))
+            weights = np.full(samples, 1 / samples)
+            scored.add_forecast(stamp, 1, times, mean, covariance, samples=drawn, sample_weights=weights)
+    return scored.result()
+
+
+def test_energy_score_is_in_cells_and_the_distance_for_one_sample() -> None:
+    # 0, 3 and 6 px right of the truth, cells of 10 px: (0 + 3 + 6) / 3 - (3 + 6 + 3) / 9, over 10.
+    values = matched(scorer())["horizons"]["5"]
+    assert values["energy_score_cells"]["model"]["mean"] == pytest.approx((3.0 - 12 / 9) / 10, abs=1e-5)
+    one = scorer()
+    run(one)
+    assert one.result()["horizons"]["5"]["energy_score_cells"]["model"]["count"] == 0  # no samples, no score
+    alone = matched(scorer(), samples=1)["horizons"]["5"]
+    assert alone["energy_score_cells"]["model"]["mean"] == alone["keypoint_error_cells"]["model"]["mean"]
+    with pytest.raises(EvaluationError, match=r"\[S,T,K,2\]"):
+        one.add_forecast(
+            1, 1, np.array([1]), np.zeros((1, 2, 2)), np.ones((1, 2, 3)), samples=np.zeros((3, 2, 2, 2)),
+            sample_weights=np.ones(3),
+        )  # fmt: skip
+
+
+def test_half_ellipses_are_narrower() -> None:
+    between = scorer()
+    run(between, offset=(3.0, 4.0), variance=25.0 / 3.0)  # 3 lies between 1.386 and 4.605
+    values = between.result()["horizons"]["5"]
+    assert (values["coverage50"]["model"]["mean"], values["coverage90"]["model"]["mean"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("lost", [(), (20, 21, 33)])
+def test_fitted_baselines_are_columns_where_the_bundle_has_them(lost: tuple[int, ...]) -> None:
+    """A filter that trusts its velocity is right on a line, lost frames or not; the autoregression stays put."""
+    result = matched(scorer(baselines=still_baselines(2), view_origin_px=(40.0, -0.5)), lost=lost)
+    values = result["horizons"]["5"]["keypoint_error_px"]
+    count = values["model"]["count"]
+    assert values["kalman"]["mean"] == pytest.approx(10.0 / count, abs=1e-3)  # all but the first, which has no velocity
+    assert values["linear_ar"] == values["stays_put"]
+    assert result["comparisons"]["5"]["keypoint_error_cells"]["kalman"]["verdict"] == "not distinguishable"
+    assert "order 2 on the places and displacements of each keypoint alone" in result["definitions"]["linear_ar"]
+    without = scorer()
+    run(without)
+    assert set(without.result()["horizons"]["5"]["keypoint_error_px"]) == {"model", "stays_put", "constant_velocity"}
+    assert without.result()["definitions"]["kalman"].startswith("not measured")
+
+
+def test_the_autoregression_sees_cells_of_the_model_s_view_and_each_epoch_by_itself() -> None:
+    """Drawn half-way to the middle of the view at every step: right only in the view's own cells."""
+    weight = np.hstack([-0.5 * np.eye(4), np.zeros((4, 4))])[None]
+    pull = LinearAR(1, "all", np.full((2, 2), 31.5), np.zeros((2, 2)), weight, 0.1, 1.0)
+    models = TrackModels(still_baselines(2).kalman, pull)
+    scored = scorer(baselines=models, cell_size_px=(5.0, 5.0), view_origin_px=(99.5, 19.5))
+    middle = np.array([99.5, 19.5]) + 32 * 5.0
+    start = middle + np.array([[64.0, 0.0], [0.0, -32.0]])
+    for epoch in (1, 2):
+        run(scored, epoch=epoch, path=lambda t: middle + (start - middle) * 0.5 ** (t / PERIOD_NS), frames=20)
+    values = scored.result()["horizons"]["2"]["keypoint_error_px"]
+    assert values["linear_ar"]["mean"] == pytest.approx(0.0, abs=1e-6)
+    assert values["stays_put"]["mean"] > 1
+
+
+def test_the_probe_s_own_error_is_reported() -> None:
+    names, stamps = ("a_tip", "a_wrist"), np.arange(40) * PERIOD_NS
+    true = np.stack([line(int(s)) for s in stamps])
+    visible = np.ones((40, 2), bool)
+    visible[30:, 1] = False
+    scored = scorer(point_names=names, truth=point_truth(stamps, true, visible))
+    for i, stamp in enumerate(stamps.tolist()):
+        scored.add_observation(stamp, 1, line(stamp), named_points=true[i] + np.array([[3.0, 4.0], [0.0, 12.0]]))
+    errors = scored.result()["probe_error_px"]
+    assert errors["a_tip"]["mean"] == errors["tips"]["mean"] == pytest.approx(5.0)
+    assert (errors["a_wrist"]["mean"], errors["a_wrist"]["count"]) == (pytest.approx(12.0), 30)
+
+
+def test_further_frame_metrics_and_frames_below_the_window_of_ssim() -> None:
+    scored = scorer(frame_metrics={"mine": lambda predicted, true: float(predicted[0, 0, 0]) - true[0, 0, 0]},
+                    definitions={"mine": "a test's"})  # fmt: skip
+    times = np.arange(1, 17) * PERIOD_NS
+    for i in range(20):
+        stamp = i * PERIOD_NS
+        scored.add_observation(stamp, 1, line(stamp), image=np.full((8, 8, 1), i, np.uint8))
+        mean = np.stack([line(stamp + t) for t in times])
+        frames = {5: np.full((8, 8, 1), i + 7, np.uint8)}
+        scored.add_forecast(stamp, 1, times, mean, np.tile([1.0, 0, 1.0], (16, 2, 1)), frames)
+    result = scored.result()
+    values = result["horizons"]["5"]
+    assert (values["mine"]["model"]["mean"], values["mine"]["last_frame"]["mean"]) == (2.0, -5.0)
+    assert result["definitions"]["mine"] == "a test's"
+    assert values["ssim_gaussian"]["model"]["count"] == 0 and values["ssim"]["model"]["count"] == 15
