@@ -10,7 +10,9 @@ import pytest
 
 from gridkp_ros.data.datasets import bair, open_dataset
 from gridkp_ros.data.datasets.tfrecord import masked_crc
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 
 
 def varint(value: int) -> bytes:
@@ -120,3 +122,13 @@ def test_half_copied_data_are_told(root: Path) -> None:
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train is missing.*traj_0_to_255.tfrecords"):
         open_dataset("bair", tmp_path, "train").items()
+
+
+def test_it_is_prepared(root: Path) -> None:
+    data = open_dataset("bair", root, "train", partial=True)
+    prepared = prepare(data, InputSpec(64, 64, 3), 0.1)
+    assert (prepared.items, len(prepared.recordings), prepared.frames) == (3, 9, 270)
+    last = prepared.recordings[-1]
+    assert last.name == "train/traj_10174_to_10176/2"
+    assert last.frames[29][5, 5].tolist() == [2, 29, 2]
+    assert last.actions[29].tolist() == [29, 2, 0.5, -1] and last.states[29, 1] == 2

@@ -10,7 +10,9 @@ import pytest
 from scipy.io import savemat
 
 from gridkp_ros.data.datasets import open_dataset
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 
 SIZE = (420, 640)
 FRAMES = {1: [4, 5, 6, 9], 2: [1, 2], 11: [3], 16: [2, 7, 30], 21: [1]}  # of each video; 21 is of the extended set
@@ -120,3 +122,10 @@ def test_other_files_and_options_are_named(root: Path) -> None:
         open_dataset("bbc_pose", root, "train").items()
     with pytest.raises(DataError, match="no crop 'box'"):
         open_dataset("bbc_pose", root, "train", crop="box")
+
+
+def test_it_is_prepared(root: Path) -> None:
+    recordings = prepare(open_dataset("bbc_pose", root, "train"), InputSpec(128, 128, 3), 1 / 25).recordings
+    assert [(r.name, len(r)) for r in recordings][:3] == [("1#0", 3), ("1#1", 1), ("2#0", 2)]
+    assert recordings[0].points[0, 0] == pytest.approx([120.5 * 128 / 300 - 0.5, 110.5 * 128 / 300 - 0.5], abs=1e-4)
+    assert recordings[0].states[0].tolist() == [154, 51, 300, 300]

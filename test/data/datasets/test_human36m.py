@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gridkp_ros.data.datasets import human36m, open_dataset
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 from support.tiny_videos import number_of, write_video
 
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
@@ -136,3 +138,11 @@ def test_a_truncated_or_small_video_is_an_error(data: human36m.Human36M, tmp_pat
     (clip,) = broken.load(broken.items()[0])
     with pytest.raises(DataError, match="640 x 480 do not hold the crop"):
         list(clip.images)
+
+
+def test_it_is_prepared_at_its_reduced_rate(data: human36m.Human36M, published: Path) -> None:
+    data = open_dataset("human36m", published, "test", poses=True, partial=True)
+    (recording,) = prepare(data, InputSpec(64, 64, 3), 8 / 50).recordings
+    assert [number_of(frame) for frame in np.asarray(recording.frames)] == [0, 8, 16]
+    assert recording.points[2, 5] == pytest.approx([56.5 * 0.08 - 0.5, 400.5 * 0.08 - 0.5], abs=1e-4)
+    assert recording.visible.all()

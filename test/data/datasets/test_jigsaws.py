@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gridkp_ros.data.datasets import jigsaws, open_dataset
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 from support.tiny_videos import number_of, numbered, write_video
 
 TRIALS = ("Suturing_B001", "Suturing_B002", "Suturing_C001", "Suturing_I005")
@@ -112,3 +114,12 @@ def test_wrong_options_are_named(root: Path) -> None:
     for options, match in wrong:
         with pytest.raises(DataError, match=match):
             open_dataset("jigsaws", root, "test", **options)
+
+
+def test_it_is_prepared_at_half_its_rate(root: Path) -> None:
+    recordings = prepare(open_dataset("jigsaws", root, "test"), InputSpec(32, 32, 3), 1 / 15).recordings
+    assert [r.name for r in recordings] == ["Suturing_B001", "Suturing_B002"]
+    frames = [number_of(frame) for frame in np.asarray(recordings[0].frames)]
+    assert frames == list(range(0, FRAMES, 2))
+    assert np.rint(recordings[0].states[:, 0]).astype(int).tolist() == frames
+    assert recordings[0].labels[:4] == ("", "", "G1", "G1") and recordings[0].label == "Suturing"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gridkp_ros.data.datasets import open_dataset
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 from support.tiny_videos import number_of, numbered, write_video
 
 LIST = """\
@@ -101,3 +104,14 @@ def test_a_wrong_list_or_option_is_named(root: Path) -> None:
     (root / "00sequences.txt").write_text("person01_boxing_d1  frames  10-1\n")
     with pytest.raises(DataError, match="'10-1' is no list of frames"):
         names(root, "train")
+
+
+def test_it_is_prepared_in_grey(root: Path) -> None:
+    prepared = prepare(open_dataset("kth", root, "test"), InputSpec(64, 64, 1, "grey"), 1 / 25)
+    assert [(r.name, r.label, len(r)) for r in prepared.recordings] == [
+        ("person17_walking_d1#0", "walking", 19),
+        ("person25_running_d2#0", "running", 5),
+        ("person25_running_d2#1", "running", 7),
+        ("person25_running_d2#2", "running", 8),
+    ]
+    assert [number_of(frame) for frame in np.asarray(prepared.recordings[3].frames)] == list(range(12, 20))

@@ -12,7 +12,9 @@ from PIL import Image
 from gridkp_ros.data.datasets import open_dataset
 from gridkp_ros.data.datasets.mgif import MGIF
 from gridkp_ros.data.datasets.uva_nemo import DETAILS, UvANemo
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 from support.tiny_videos import number_of, numbered, write_video
 
 
@@ -139,3 +141,14 @@ def test_what_the_database_lacks_is_named(nemo: Path) -> None:
 
 def test_published_numbers() -> None:
     assert UvANemo.published == {"train": 1110, "test": 124} and MGIF.published == {"train": 900, "test": 100}
+
+
+def test_they_are_prepared(mgif: Path, tmp_path: Path) -> None:
+    prepared = prepare(open_dataset("mgif", mgif, "train"), InputSpec(32, 48, 3), 0.1)
+    assert [(r.name, len(r)) for r in prepared.recordings] == [(f"train/{n}.gif", 6) for n in (1, 2, 10)]
+    assert prepared.recordings[0].frames[5][12, 24].tolist() == [200, 0, 0]
+
+
+def test_the_database_is_prepared(nemo: Path) -> None:
+    prepared = prepare(open_dataset("uva_nemo", nemo, "test"), InputSpec(64, 64, 3), 1 / 25)
+    assert [(r.label, len(r)) for r in prepared.recordings] == [("deliberate", 2), ("spontaneous", 2)] * 2

@@ -10,7 +10,9 @@ import pytest
 from scipy.io import savemat
 
 from gridkp_ros.data.datasets import open_dataset, penn_action
+from gridkp_ros.data.prepare import prepare
 from gridkp_ros.data.sources import DataError
+from gridkp_ros.geometry import InputSpec
 
 TRAIN = {"0001": 1, "0002": 0, "0003": 1, "0010": -1}
 FRAMES = 5
@@ -106,3 +108,12 @@ def test_damaged_files_are_named(root: Path) -> None:
     label.write_bytes(label.read_bytes()[:100])
     with pytest.raises(DataError, match=r"0001.mat is no MATLAB file"):
         list(data.load(item))
+
+
+def test_it_is_prepared(root: Path) -> None:
+    data = open_dataset("penn_action", root, "train")
+    recordings = prepare(data, InputSpec(32, 32, 3, resize="center_crop"), 1 / 30).recordings
+    assert [(r.name, r.label, len(r)) for r in recordings] == [(n, "tennis_serve", 5) for n in ("0001", "0003")]
+    expected = [(12 - 8 + 0.5) * 32 / 48 - 0.5, (25 + 0.5) * 32 / 48 - 0.5]  # cut to the middle 48 of 64, then scaled
+    assert recordings[0].points[3, 6] == pytest.approx(expected, abs=1e-4)
+    assert not recordings[0].visible[:, 4].any() and recordings[0].point_names[0] == "head"
