@@ -263,7 +263,8 @@ def sim_evaluate(
     with _progress() as progress:
         task = progress.add_task("rendering and replaying", total=episodes * config.n_frames)
         result = run(
-            source, predictor, out, num_samples=num_samples, truth=None if unknown else truth, pictures=pictures,
+            source, predictor, out, num_samples=num_samples, truth=None if unknown else truth,
+            instruments=(POINT_NAMES, source.truth), pictures=pictures,
             progress=lambda done, _: progress.update(task, completed=done),
         )
     _show_result(result, out, as_json)

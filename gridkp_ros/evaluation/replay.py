@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ def replay(
     horizon_steps: int = 15,
     num_samples: int = 1,
     truth: PointTruth | None = None,
+    instruments: tuple[Sequence[str], PointTruth] | None = None,
     pictures: bool = True,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict:
@@ -66,6 +67,8 @@ def replay(
         horizon_steps: farthest evaluated step of 1/15 s, whatever the model's period.
         num_samples: futures in each forecast.
         truth: true positions of the bundle's named points in pixels of the image as received (see `point_truth`).
+        instruments: names and true positions of points on instruments, whether or not the bundle knows them: which
+            keypoints move with one is told from these.
         pictures: draw film, strips and report.
         progress: called with the number of frames read and the number declared (None if unknown).
 
@@ -104,7 +107,7 @@ def replay(
                 counts.epochs += 1
                 time_s = significant((frame.stamp_ns - stamps_ns[0]) * 1e-9)
                 counts.starts.append({"time_s": time_s, "reason": observation.start_reason})
-            cell_px = cell_size_px(predictor.place())
+            cell_px, origin_px = cell_size_px(predictor.place()), view_rect(predictor.place())[:2]
             if scorer is None:
                 scorer = ForecastScorer(
                     period_s=predictor.manifest.period_s,
@@ -112,6 +115,8 @@ def replay(
                     horizon_steps=horizon_steps,
                     point_names=observation.point_names,
                     truth=truth,
+                    baselines=predictor.manifest.baselines,
+                    instruments=instruments,
                 )
             if pictures and story is None:
                 story = stack.enter_context(
@@ -128,7 +133,7 @@ def replay(
                 wanted = frame_steps(forecast.time_from_start_ns, horizon_steps, predictor.manifest.period_s)
                 frames = dict(zip(wanted, predictor.render(forecast, wanted), strict=True))
                 counts.forecasts += 1
-            _feed(scorer, observation, forecast, frames, cell_px)
+            _feed(scorer, observation, forecast, frames, cell_px, origin_px)
             if story is not None:
                 story.add(_view(frame.image, observation, forecast, frames, horizon_steps))
         files = story.close() if story is not None else None
@@ -213,6 +218,8 @@ def describe_model(predictor: Predictor, num_samples: int) -> dict:
         "temperature": predictor.temperature,
         "warmup_frames": predictor.warmup_frames,
         "max_coast_steps": predictor.max_coast_steps,
+        # Of the probe, on training recordings kept out of its fit, in pixels of the model's image.
+        "probe_error_model_px": manifest.provenance.get("probe_error_px", {}),
     }
 
 
@@ -236,6 +243,7 @@ def _feed(
     forecast: Forecast | None,
     frames: dict[int, np.ndarray],
     cell_px: tuple[float, float],
+    origin_px: tuple[float, float],
 ) -> None:
     scorer.add_observation(
         observation.stamp_ns,
@@ -245,6 +253,7 @@ def _feed(
         observation.model_image,
         named_points=observation.named_points,
         cell_size_px=cell_px,
+        view_origin_px=origin_px,
     )
     if forecast is not None:
         scorer.add_forecast(
@@ -256,6 +265,8 @@ def _feed(
             frames,
             forecast.named_mean,
             forecast.named_covariance,
+            forecast.points,
+            forecast.sample_weights,
         )
 
 

@@ -221,7 +221,7 @@ def evaluate_recording(
             if view.mean is not None:
                 scorer.add_forecast(
                     stamp_ns, view.epoch, view.times_ns, view.mean, view.covariance, view.frames, view.named_mean,
-                    view.named_covariance,
+                    view.named_covariance, *_samples(recording.forecasts[stamp_ns]),
                 )
             story.add(view)
         files = story.close() if story is not None else None
@@ -237,6 +237,12 @@ def evaluate_recording(
     write_metrics(out_dir, result)
     write_report(out_dir, result, title=title, story=files, tables=tables)
     return result
+
+
+def _samples(forecast: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return a forecast message's samples [S,T,K,2] and their weights [S]."""
+    shape = (forecast.num_samples, len(forecast.time_from_start), forecast.num_keypoints, 2)
+    return forecast.points.reshape(shape), forecast.sample_weights
 
 
 def _truth(recording: Recording, names: tuple[str, ...]) -> PointTruth | None:

@@ -17,6 +17,7 @@ from gridkp_ros.evaluation.metrics import EvaluationError
 from gridkp_ros.evaluation.replay import frame_steps, model_steps, replay
 from gridkp_ros.geometry import Region
 from gridkp_ros.runtime import Predictor
+from support.tiny_bundle import still_baselines, write_tiny_bundle
 
 SUTUREBOT = Path(__file__).parents[3] / "shared/data/suturebot"
 
@@ -151,12 +152,38 @@ def test_truth_of_named_points_is_scored(tiny_bundle_path: Path, tmp_path: Path)
         visible=np.ones(points.shape[:2], bool),
     )
     source = EpisodeSource("episodes", [7, 8], lambda seed: episode)
-    result = replay(source, predictor(tiny_bundle_path), tmp_path, truth=source.truth, pictures=False)
+    result = replay(
+        source, predictor(tiny_bundle_path), tmp_path, truth=source.truth, instruments=(names, source.truth),
+        pictures=False,
+    )  # fmt: skip
     assert result["frames"]["epochs"] == 2
     errors = result["horizons"]["5"]["tip_error_px"]
+    assert set(result["probe_error_px"]) == {*names, "tips"} and result["probe_error_px"]["tips"]["count"] == 2 * 38
+    # Spots and points go to and fro together, each keypoint on its own spot.
+    assert result["keypoints_with_instrument"]["share"] == 1.0 == result["keypoint_motion"]["alike_share"]
     assert errors["stays_put"]["mean"] > 2
     assert errors["constant_velocity"]["count"] == 2 * (38 - 4 - 5)
     assert set(result["named_points"]) == set(names)
+
+
+def test_a_bundle_s_own_baselines_are_columns(tmp_path: Path) -> None:
+    """Letterboxed, and a region: cells of the view and back; an autoregression of zeros stays put to the pixel."""
+    path = write_tiny_bundle(tmp_path / "b", resize="letterbox", baselines=still_baselines())
+    for name in "ab":
+        seen = predictor(path, region=Region(10, 6, 100, 80))
+        result = replay(made(duration_s=3.0), seen, tmp_path / name, num_samples=3, pictures=False)
+    first, second = ((tmp_path / name / "metrics.json").read_bytes() for name in "ab")
+    assert first == second
+    at = result["horizons"]["5"]
+    errors = at["keypoint_error_px"]
+    assert list(errors) == ["model", "stays_put", "constant_velocity", "kalman", "linear_ar"]
+    assert errors["linear_ar"]["mean"] == pytest.approx(errors["stays_put"]["mean"], abs=1e-4)
+    # So nervous a filter goes on with 3/2 of the newest velocity minus 1/2 of the one before.
+    assert errors["kalman"]["mean"] == pytest.approx(errors["constant_velocity"]["mean"], rel=0.3)
+    assert 0 < at["energy_score_cells"]["model"]["mean"] < at["keypoint_error_cells"]["model"]["mean"] + 1
+    assert at["coverage50"]["model"]["mean"] <= at["coverage90"]["model"]["mean"]
+    assert at["ssim_gaussian"]["model"]["count"] == at["ssim"]["model"]["count"] > 10
+    assert "probe_error_px" not in result and "keypoints_with_instrument" not in result  # no ground truth
 
 
 def test_settings_and_predictors_that_do_not_fit_are_refused(tiny_bundle_path: Path, tmp_path: Path) -> None:

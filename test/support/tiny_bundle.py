@@ -121,7 +121,7 @@ def write_tiny_bundle(
 
 
 def still_baselines(k: int = K) -> TrackModels:
-    """Baselines whose autoregression stays put, and whose filter trusts the newest place and its newest velocity."""
+    """Baselines whose autoregression stays put, and whose filter follows every detection."""
     still = LinearAR(1, "keypoint", np.full((k, 2), 31.5), np.zeros((k, 2)), np.zeros((k, 2, 4)), 0.1, 1.0)
     return TrackModels(KalmanModel(np.full((k, 2), 1e9), np.full((k, 2), 1e-6)), still)
 
