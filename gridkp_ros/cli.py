@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 sim_app = typer.Typer(no_args_is_help=True, help="The simulated da Vinci endoscope.")
 app.add_typer(sim_app, name="sim")
+data_app = typer.Typer(no_args_is_help=True, help="Recordings and published data sets, decoded once.")
+app.add_typer(data_app, name="data")
 
 _EXTRAS = {
     "torch": "train", "lightning": "train", "safetensors": "train", "onnx": "train", "pydantic": "train",
@@ -33,6 +35,17 @@ _EXTRAS = {
 }
 _JSON = typer.Option(False, "--json", help="Print JSON alone on standard output.")
 _MODEL = typer.Option("dvrk_sim", "--model", help="Folder of a bundle, or the name of one under models/.")
+_PATH = typer.Argument(None, help="A video, bag or folder of images, or a folder of these.")
+_CONFIG = typer.Option(None, help="Training configuration: all its sources.")
+_DATASET = typer.Option("", help="Name of a data set, see docs/data.md.")
+_ROOT = typer.Option(Path(), help="Its folder.")
+_SPLIT = typer.Option("train", help="Its split.")
+_OPTION = typer.Option([], help="An option of the data set: name=value; may be given several times.")
+_SIZE = typer.Option("64x64", help="The model's WIDTHxHEIGHT (with --config: what stands there).")
+_GREY = typer.Option(False, "--grey", help="One channel.")
+_RESIZE = typer.Option("stretch", help="stretch, letterbox or center_crop.")
+_RATE = typer.Option(15.0, "--rate", help="The model's frames per second.")
+_WORKERS = typer.Option(0, help="Processes that decode; 0: one for each core.")
 _PROVIDER = typer.Option("cpu", help="ONNX Runtime execution provider: cpu, cuda, tensorrt or auto.")
 
 
@@ -339,6 +352,93 @@ def _train_presets(names: Sequence[str], runs: Path, data: Sequence[str], change
             changes=presets.changes(name, places, changes),
         )
         export(checkpoint, out / "bundle")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    path: Path | None = _PATH, config: Path | None = _CONFIG, dataset: str = _DATASET, root: Path = _ROOT,
+    split: str = _SPLIT, option: list[str] = _OPTION, size: str = _SIZE, grey: bool = _GREY, resize: str = _RESIZE,
+    rate_hz: float = _RATE, workers: int = _WORKERS, as_json: bool = _JSON,
+) -> None:
+    """Decode data once into the cache, and check what is there; killed, it goes on where it was."""
+    chosen, spec, period_s = _choose_data(path, config, dataset, root, split, option, size, grey, resize, rate_hz)
+    sets = [_prepare(data, items, spec, period_s, workers, verify=True) for data, items in chosen]
+    if as_json:
+        totals = {key: sum(s.summary()[key] for s in sets) for key in ("items", "decoded", "recordings", "frames")}
+        totals["seconds"] = sum(s.seconds for s in sets)
+        _print_json({"sets": [s.summary() for s in sets], **totals, "unreadable": sum(len(s.unreadable) for s in sets)})
+        return
+    table = Table("data set", "items", "decoded", "recordings", "frames", "unreadable", "damaged", "seconds")
+    for s in sets:
+        counts = (s.items, s.decoded, len(s.recordings), s.frames, len(s.unreadable), len(s.damaged))
+        table.add_row(s.name, *map(str, counts), f"{s.seconds:.1f}")
+    Console().print(table)
+
+
+@data_app.command("show")
+def data_show(
+    path: Path | None = _PATH, config: Path | None = _CONFIG, dataset: str = _DATASET, root: Path = _ROOT,
+    split: str = _SPLIT, option: list[str] = _OPTION, size: str = _SIZE, grey: bool = _GREY, resize: str = _RESIZE,
+    rate_hz: float = _RATE, workers: int = _WORKERS,
+    out: Path = typer.Option(Path("contact_sheet.png"), help="The picture to write (.png)."),
+    rows: int = typer.Option(12, min=1, help="Recordings shown, spread over all of them."),
+    columns: int = typer.Option(8, min=1, help="Frames shown of each."),
+) -> None:
+    """Draw a contact sheet: a row for each recording, frames over time, with name, label and known points."""
+    import cv2
+
+    from gridkp_ros.data.prepare import spread
+    from gridkp_ros.data.sheet import contact_sheet
+
+    chosen, spec, period_s = _choose_data(path, config, dataset, root, split, option, size, grey, resize, rate_hz)
+    each = max(1, rows // len(chosen))
+    sets = [_prepare(data, spread(items, each), spec, period_s, workers) for data, items in chosen]
+    recordings = [recording for s in sets for recording in spread(s.recordings, each)][:rows]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(out), contact_sheet(recordings, columns)[..., ::-1]):
+        raise OSError(f"{out} cannot be written")
+    _console().print(f"{out}: {len(recordings)} recordings", highlight=False)
+
+
+def _choose_data(
+    path: Path | None, config: Path | None, dataset: str, root: Path, split: str, option: list[str], size: str,
+    grey: bool, resize: str, rate_hz: float,
+) -> tuple[list[tuple[Any, list[Any]]], Any, float]:
+    """Return data sets with their wanted items, the model's input and its period."""
+    import yaml
+
+    from gridkp_ros.data.datasets import open_dataset
+    from gridkp_ros.geometry import InputSpec
+
+    if (path is not None) + (config is not None) + bool(dataset) != 1:
+        raise typer.BadParameter("give one of a path, --config, or --dataset with its --root")
+    if config is not None:
+        from gridkp_ros.training.config import load_config
+        from gridkp_ros.training.sources import open_source
+
+        training = load_config(config)
+        opened = [open_source(source, training) for source in (*training.data.train, *training.data.validation)]
+        return opened, training.input_spec, training.data.period_s
+    try:
+        options = {key: yaml.safe_load(value) for key, value in (o.split("=", 1) for o in option)}
+        width, height = map(int, size.split("x"))
+    except ValueError as error:
+        raise typer.BadParameter(f"--option is name=value and --size WIDTHxHEIGHT, not {option} and {size}") from error
+    spec = InputSpec(height, width, 1 if grey else 3, "grey" if grey else "rgb", resize)
+    data = open_dataset(dataset or "footage", root if path is None else path, split if dataset else "all", **options)
+    return [(data, data.items())], spec, 1 / rate_hz
+
+
+def _prepare(data: Any, items: list[Any], spec: Any, period_s: float, workers: int, verify: bool = False) -> Any:
+    from gridkp_ros.data.prepare import prepare as run
+    from gridkp_ros.data.prepare import usable_cores
+
+    with _progress() as progress:
+        task = progress.add_task(f"preparing {data.name}", total=len(items))
+        return run(
+            data, spec, period_s, items=items, workers=workers or usable_cores(), verify=verify,
+            progress=lambda done, _: progress.update(task, completed=done),
+        )
 
 
 def _predictor(model: str, provider: str, seed: int, temperature: float, region: str, stereo_half: str) -> Any:

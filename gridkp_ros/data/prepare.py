@@ -107,6 +107,11 @@ def spread(things: Sequence[T], number: int) -> list[T]:
     return [things[i] for i in np.linspace(0, len(things) - 1, number).round().astype(int)]
 
 
+def usable_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def set_folder(data: DataSet, spec: InputSpec, period_s: float, cache: Path | None = None) -> Path:
     """Return the folder of a data set's entries, named by all that changes pixels but the items' own files."""
     key = [FORMAT, data.name, data.version, data.options, spec.to_dict(), period_s]

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gridkp_ros.data.clips import Recording
-from gridkp_ros.data.datasets import DataSet, open_dataset
-from gridkp_ros.data.prepare import prepare, spread
-from gridkp_ros.training.config import FootageSource, SimulatorSource, Source, TrainConfig, TrainingError
+from gridkp_ros.data.datasets import DataSet, Item, open_dataset
+from gridkp_ros.data.prepare import prepare, spread, usable_cores
+from gridkp_ros.training.config import DatasetSource, FootageSource, SimulatorSource, Source, TrainConfig, TrainingError
 
 log = logging.getLogger(__name__)
 
 
-def open_source(source: Source, config: TrainConfig) -> DataSet:
-    """Return a source's data set. Raises DataError saying what is missing where."""
+def open_source(source: Source, config: TrainConfig) -> tuple[DataSet, list[Item]]:
+    """Return a source's data set and those of its items that are wanted. Raises DataError saying what is missing where."""
     if isinstance(source, SimulatorSource):
         from gridkp_ros.data.simulator import SimulatorEpisodes
         from gridkp_ros.sim import SimConfig
 
         options = source.model_dump(include={"width", "height", "background", "duration_s"})
         seeds = range(source.first_seed, source.first_seed + source.episodes)
-        return SimulatorEpisodes(seeds, SimConfig(rate_hz=1 / config.data.period_s, **options))
-    if isinstance(source, FootageSource):
-        options = source.model_dump(include={"topic", "rate_hz", "max_gap_s"})
-        return open_dataset("footage", source.path, "all", **options)
-    return open_dataset(source.name, source.root, source.split, **source.options)
+        data: DataSet = SimulatorEpisodes(seeds, SimConfig(rate_hz=1 / config.data.period_s, **options))
+    elif isinstance(source, FootageSource):
+        data = open_dataset(
+            "footage", source.path, "all", **source.model_dump(include={"topic", "rate_hz", "max_gap_s"})
+        )
+    else:
+        data = open_dataset(source.name, source.root, source.split, **source.options)
+        if source.max_recordings is not None:
+            return data, spread(data.items(), source.max_recordings)
+    return data, data.items()
 
 
 def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[Recording], list[float]]:
@@ -38,22 +42,19 @@ def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[R
     """
     recordings, weights, named = [], [], {}
     for source in sources:
-        data = open_source(source, config)
-        limit = getattr(source, "max_recordings", None)
+        data, items = open_source(source, config)
+        report = log_progress(f"preparing {data.name}")
         prepared = prepare(
-            data,
-            config.input_spec,
-            config.data.period_s,
-            items=data.items() if limit is None else spread(data.items(), limit),
-            workers=len(os.sched_getaffinity(0)),
-            progress=log_progress(f"preparing {data.name}"),
+            data, config.input_spec, config.data.period_s, items=items, workers=usable_cores(), progress=report
         )
-        new = prepared.recordings if limit is None else spread(prepared.recordings, limit)
         if prepared.unreadable:
             lost = len(prepared.unreadable)
             log.warning("%s: %d of %d items are unreadable and left out", data.name, lost, prepared.items)
-        if not getattr(source, "points", True):
-            new = [replace(r, points=None, visible=None, point_names=()) for r in new]
+        new = prepared.recordings
+        if isinstance(source, DatasetSource):
+            new = spread(new, source.max_recordings or len(new))
+            if not source.points:
+                new = [replace(r, points=None, visible=None, point_names=()) for r in new]
         named |= {r.point_names: data.name for r in new if r.points is not None}
         recordings += new
         weights += [source.weight] * len(new)
