@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gridkp_ros.data.datasets.base import Item, RawClip, require
-from gridkp_ros.data.datasets.published import Box, PublishedDataSet, VideoFrames, declared_frames, stamps_at
+from gridkp_ros.data.datasets.published import Box, PublishedDataSet, VideoFrames, count_frames, stamps_at
 from gridkp_ros.data.sources import DataError, natural_key
 
 SUBJECTS = {"train": (1, 5, 6, 7, 8), "test": (9, 11)}
@@ -83,7 +83,7 @@ class Human36M(PublishedDataSet):
 
     def load(self, item: Item) -> Iterator[RawClip]:
         file = item.files[0]
-        frames, points = declared_frames(file), None
+        frames, points = count_frames(file), None
         if self.poses:
             joints = read_joints(item.files[1])
             if abs(frames - len(joints)) > _SLACK:

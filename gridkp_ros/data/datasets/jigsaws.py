@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gridkp_ros.data.datasets.base import Item, RawClip, require
-from gridkp_ros.data.datasets.published import PublishedDataSet, VideoFrames, declared_frames, stamps_at
+from gridkp_ros.data.datasets.published import PublishedDataSet, VideoFrames, count_frames, stamps_at
 from gridkp_ros.data.sources import DataError
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ STATE_COLUMNS = {
         ("gripper", 18, 19),
     )
 }
-_SLACK = 30  # frames by which video and kinematics may differ: one second
+_SHORTER = 0.1  # share by which the shorter of video and kinematics may fall behind: they do not end together
 
 
 class JIGSAWS(PublishedDataSet):
@@ -116,13 +116,13 @@ class JIGSAWS(PublishedDataSet):
             raise DataError(f"{kinematics} is no table of numbers: {error}") from error
         if states.shape[1] != COLUMNS:
             raise DataError(f"{kinematics} has {states.shape[1]} columns, not {COLUMNS}: it is damaged or another file")
-        frames = declared_frames(video)
-        if abs(frames - len(states)) > _SLACK:
+        frames = count_frames(video)
+        longer, count = max(frames, len(states)), min(frames, len(states))
+        if count < (1 - _SHORTER) * longer:
             raise DataError(
                 f"{video} holds {frames} frames, but {kinematics} {len(states)} rows, one for each: "
                 "one of them is damaged or half copied"
             )
-        count = min(frames, len(states))
         if frames != len(states):
             log.info(
                 "%s: %d frames and %d rows of kinematics; the first %d are used", item.name, frames, len(states), count
@@ -133,7 +133,7 @@ class JIGSAWS(PublishedDataSet):
             stamps_ns=stamps_at(count, RATE_HZ),
             states=states[:count],
             label=item.about["task"],
-            labels=_gestures(transcription, count),
+            labels=_gestures(transcription, longer)[:count],
         )
 
 
@@ -148,7 +148,7 @@ def _gestures(path: Path, frames: int) -> tuple[str, ...]:
             start, end = int(first), int(last)
         except ValueError as error:
             raise DataError(f"{path}: {line!r} is no line such as '80 303 G1'") from error
-        if not 1 <= start <= end <= frames + _SLACK:
+        if not 1 <= start <= end <= (1 + _SHORTER) * frames:
             raise DataError(f"{path}: {line!r} lies outside the video's {frames} frames: it is of another trial")
-        labels[start - 1 : end] = [gesture] * (min(end, frames) - start + 1)
-    return tuple(labels)
+        labels[start - 1 : end] = [gesture] * (end - start + 1)
+    return tuple(labels[:frames])

@@ -16,7 +16,7 @@ from gridkp_ros.data.datasets.published import (
     ImageFiles,
     PublishedDataSet,
     VideoFrames,
-    declared_frames,
+    count_frames,
     read_image,
     stamps_at,
 )
@@ -72,7 +72,7 @@ def read_entry(entry: Path) -> tuple[Any, int]:
         images: Sequence[np.ndarray] = read_gif(entry)
         return images, len(images)
     if entry.suffix.lower() in VIDEO_SUFFIXES:
-        count = declared_frames(entry)
+        count = count_frames(entry)
         return VideoFrames(entry, count), count
     strip = read_image(entry)
     height, width = strip.shape[:2]

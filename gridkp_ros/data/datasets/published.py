@@ -67,12 +67,22 @@ def read_video(path: Path) -> Iterator[np.ndarray]:
             yield frame.image
 
 
-def declared_frames(path: Path) -> int:
-    """Return the number of frames a video's container declares, without decoding any."""
-    with open_source(path) as source:
-        if not source.length:
-            raise DataError(f"{path}: its container does not say how many frames it holds; copy it again")
-        return source.length
+def count_frames(path: Path) -> int:
+    """Return the number of frames a video's file holds, without decoding any.
+
+    They are counted one by one: the number in a container's head is often an estimate.
+    Raises DataError if the file is no video, or one cut off.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            count = sum(packet.size > 0 for packet in container.demux(video=0))
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise DataError(f"{path} cannot be opened as a video: {error}: it is damaged or half copied") from error
+    if not count:
+        raise DataError(f"{path} holds no frames: it is damaged or half copied")
+    return count
 
 
 @dataclass(frozen=True)

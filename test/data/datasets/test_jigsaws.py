@@ -85,6 +85,16 @@ def test_what_is_missing_is_named(root: Path, gone: str, what: str) -> None:
         open_dataset("jigsaws", root, "test").items()
 
 
+def test_the_shorter_of_video_and_kinematics_counts(root: Path) -> None:
+    data = open_dataset("jigsaws", root, "test")
+    item = data.items()[0]
+    item.files[1].write_text("\n".join(item.files[1].read_text().splitlines()[:42]))
+    item.files[2].write_text("5 45 G1\n")
+    (clip,) = data.load(item)
+    assert len(list(clip.images)) == len(clip.states) == len(clip.labels) == len(clip.stamps_ns) == 42
+    assert clip.labels[-1] == "G1"
+
+
 def test_a_task_that_was_not_copied_is_named(root: Path) -> None:
     with pytest.raises(DataError, match=r"Knot_Tying/meta_file_Knot_Tying.txt is missing"):
         open_dataset("jigsaws", root, "test", task="all").items()

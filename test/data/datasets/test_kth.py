@@ -18,7 +18,7 @@ LIST = """\
 Training:   person11, 12, 13, 14, 15, 16, 17, 18
 
 person01_boxing_d1\t\tframes\t1-10, 11-20
-person01_boxing_d4\t\tframes\t1-8, 9-40
+person01_boxing_d4\t\tframes\t1-8, 9-60
 person13_handclapping_d3  *missing*
 person16_walking_d2\t\tframes\t3-12, 10-18\t
 person17_walking_d1\t\tframes\t2-20
@@ -78,10 +78,19 @@ def test_the_video_published_cut_short_loses_its_last_stretch(root: Path, caplog
     assert "ends after 20 frames" in caplog.text
 
 
+def test_a_video_a_few_frames_short_of_its_list_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "00sequences.txt").write_text("person25_running_d2 frames 1-9, 10-23\n")
+    data = open_dataset("kth", root, "test")
+    with caplog.at_level(logging.WARNING):
+        clips = list(data.load(data.items()[0]))
+    assert [len(clip.images) for clip in clips] == [9, 11]
+    assert "ends after 20 frames, but 00sequences.txt lists 10-23; what is there is taken" in caplog.text
+
+
 def test_a_video_cut_short_in_copying_is_an_error(root: Path) -> None:
     write_video(root / "person25_running_d2_uncomp.avi", (numbered(i, 120, 160) for i in range(6)))
     data = open_dataset("kth", root, "test")
-    with pytest.raises(DataError, match=r"person25_running_d2_uncomp.avi ends after 6 frames.*6-12"):
+    with pytest.raises(DataError, match=r"person25_running_d2_uncomp.avi ends after 6 frames.*13-20"):
         list(data.load(data.items()[1]))
 
 
