@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gridkp_ros.nets import keypoints as kp  # noqa: E402
+from gridkp_ros.nets.fast import UnrolledDynamics  # noqa: E402
 from gridkp_ros.nets.gridkp import Dynamics, GridKeypointConfig, Vision  # noqa: E402
 from gridkp_ros.training import losses  # noqa: E402
 from gridkp_ros.training.config import Stage1Config, Stage2Config  # noqa: E402
@@ -174,7 +175,9 @@ def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:
     d = stage.dynamics
     h, classes = torch.randn(2, 16, 8, 8), torch.randint(0, 1024, (2, 3))
     mean, std = d.posterior(h, d.posterior_maps(kp.binary_maps(classes, 32, 32)))
-    z = stage.best_latent(h, mean, std, classes, torch.Generator().manual_seed(3))
+    unrolled = UnrolledDynamics(d)
+    _, _, decoder, _ = unrolled.read_state(h)
+    z = stage.best_latent(unrolled, decoder, mean, std, classes, torch.Generator().manual_seed(3))
     eps = torch.randn(6, *mean.shape, generator=torch.Generator().manual_seed(3))
     costs = torch.stack(
         [
