@@ -318,6 +318,8 @@ def prepare(
                     log.warning("%s: %s is left out, it cannot be read: %s", data.name, name, outcome.unreadable)
                 if progress is not None:
                     progress(done, len(items))
+    elif progress is not None:
+        progress(len(items), len(items))
     for item in items:
         if item.name not in result.unreadable:
             if item.name not in read or item.name in result.damaged:

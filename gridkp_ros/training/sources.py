@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def open_source(source: Source, config: TrainConfig) -> tuple[DataSet, list[Item]]:
-    """Return a source's data set and those of its items that are wanted. Raises DataError saying what is missing where."""
+    """Return a source's data set and its items that are wanted. Raises DataError saying what is missing where."""
     if isinstance(source, SimulatorSource):
         from gridkp_ros.data.simulator import SimulatorEpisodes
         from gridkp_ros.sim import SimConfig

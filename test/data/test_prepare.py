@@ -67,6 +67,8 @@ def test_any_number_of_workers_gives_the_same(data: Files, workers: int) -> None
     assert [r.name for r in prepared.recordings] == ["item0", "item1", "item2", "item3"]
     assert [levels(r) for r in prepared.recordings[:2]] == [list(range(10))] * 2
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    prepare(data, SPEC, 0.1, progress=lambda done, total: seen.append((done, total)))
+    assert seen[4:] == [(4, 4)]
 
 
 def test_what_changes_pixels_changes_the_entry(data: Files) -> None:
