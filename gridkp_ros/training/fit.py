@@ -112,7 +112,7 @@ class Keeper(Callback):
             self.finished = last or bool(self.stopped)
             trainer.should_stop = self.finished
         if self.finished or step % self.config.checkpoint_every == 0:
-            trainer.save_checkpoint(self.last)
+            trainer.save_checkpoint(self.last, weights_only=False)
 
     def _curves(self, trainer: lightning.Trainer, recent: list[dict[str, torch.Tensor]]) -> None:
         """Log the losses of the step, means over the parts of its batch, and how long it had to wait for data."""

@@ -351,6 +351,12 @@ class DynamicsStage(Stage):
             nn.ModuleList((d.dec, d.to_logits)),
         ]
 
+    def configure_gradient_clipping(self, *options, **more) -> None:
+        # One constant on the logits of all cells changes no probability: its gradient is rounding alone, and Adam would
+        # make full steps of that, other ones for every number of processes.
+        self.dynamics.to_logits.bias.grad.zero_()
+        super().configure_gradient_clipping(*options, **more)
+
     def losses(self, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """classes: true cells, int64 [B,warmup_frames+T,K]."""
         o, d = self.options, self.dynamics
