@@ -22,6 +22,7 @@ from gridkp_ros.evaluation.scoring import STEP_S
 from gridkp_ros.evaluation.storyboard import Story
 from gridkp_ros.provenance import git_commit
 
+_FAR = 2.0  # times the model's greatest error
 _ENOUGH_BLOCKS = 10  # below, percentile intervals cover clearly less than they say
 
 METHOD_NAMES = {
@@ -37,22 +38,28 @@ DOING_NOTHING = ("stays_put", "last_frame")
 
 @dataclass(frozen=True)
 class MetricText:
-    """How a metric is written: heading, unit, decimals, and for the first screen what it judges."""
+    """How a metric is written: heading, unit, decimals; for the first screen also what it judges, in words."""
 
     heading: str
     unit: str
     decimals: int
     subject: str = ""
+    short: str = ""
 
 
 METRIC_TEXTS = {
-    "keypoint_error_px": MetricText("Keypoint error", "px", 2, "Where the keypoints will be"),
+    "keypoint_error_px": MetricText("Keypoint error", "px", 2, "Where the keypoints will be", "Keypoints"),
     "keypoint_error_cells": MetricText("Keypoint error in cells of a 64x64 grid", "cells", 3),
     "tip_error_px": MetricText(
-        "Instrument tip error against ground truth", "px", 2, "Where the instrument tips will be (ground truth)"
+        "Instrument tip error against ground truth", "px", 2, "Where the instrument tips will be", "Instrument tips"
     ),
-    "psnr": MetricText("PSNR of predicted frames", "dB", 2, "What the camera will see: PSNR"),
-    "ssim": MetricText("SSIM of predicted frames", "", 4, "What the camera will see: SSIM"),
+    "psnr": MetricText("PSNR of predicted frames", "dB", 2, "What the camera will see", "Predicted frames (PSNR)"),
+    "ssim": MetricText("SSIM of predicted frames", "", 4, "What the camera will see", "Predicted frames (SSIM)"),
+    "ssim_gaussian": MetricText("SSIM, Gaussian window, of predicted frames", "", 4),
+    "psnr_joint": MetricText("PSNR, error over all channels, of predicted frames", "dB", 2),
+    "lpips": MetricText("LPIPS of predicted frames", "", 4),
+    "vgg_cosine": MetricText("VGG cosine similarity of predicted frames", "", 4),
+    "energy_score_cells": MetricText("Energy score of the sampled keypoints", "cells", 3),
 }
 _UNITS = {"_px": "px", "_cells": "cells", "_db": "dB", "_s": "s"}
 _COVERAGE = re.compile(r"^(.*?)_?coverage(\d+)$")
@@ -66,7 +73,7 @@ VERDICT_WORDS = {
 }
 VERDICT_SYMBOLS = {
     "better": "▲", "worse": "▼", "not distinguishable": "=", "too short to say": "?",
-    "as stated": "✓", "too sure": "▼", "too cautious": "△",
+    "consistent": "✓", "too sure": "▼", "too cautious": "△",
 }  # fmt: skip
 
 
@@ -139,7 +146,7 @@ def write_report(
         calibration=calibration_charts(metrics),
         story=story,
         interval=metrics["definitions"]["interval"],
-        unscored=_unscored_rows(metrics),
+        unscored=unscored_table(metrics),
     )
 
 
@@ -164,7 +171,7 @@ def write_page(
         autoescape=lambda name: name.endswith(".j2"), trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: templates.joinpath(name).read_text(encoding="utf-8")),
     )  # fmt: skip
-    environment.filters["data_uri"] = data_uri
+    environment.filters |= {"data_uri": data_uri, "fact": _fact}
     page = environment.get_template("report.html.j2").render(
         title=title, lead=lead, notes=notes, tables=tables, made=made or Made(), **sections
     )
@@ -175,6 +182,15 @@ def write_page(
 def data_uri(content: bytes, kind: str) -> str:
     """Return a file's bytes as an address that holds them."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _fact(value: Any) -> str:
+    """Write a value out of metrics.json for people."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key.replace('_', ' ')}: {_fact(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return " × ".join(map(_fact, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # ---- words
@@ -199,6 +215,10 @@ def method_name(method: str) -> str:
 
 def _plain(name: str) -> str:
     return (name[:1].upper() + name[1:]).replace("_", " ")
+
+
+def _better(metric: str) -> str:
+    return "higher is better" if metric in HIGHER_IS_BETTER else "lower is better"
 
 
 def _ordered(names: Sequence[str], first: Sequence[str]) -> list[str]:
@@ -251,7 +271,7 @@ def _lead(metrics: Mapping[str, Any]) -> list[str]:
         f"{metrics['forecasts_scored']} times the model {model.get('id', '')} was shown the recording up to a moment "
         f"and said, {reach}, where {points} will be and what the camera will see. Then the recording went on, and each "
         "forecast was compared with what came.",
-        "“Doing nothing” is what a forecast must beat: keypoints stay put, the picture stays the last frame.",
+        "A forecast must beat doing nothing: keypoints that stay put, a picture that stays the last frame.",
     ]
 
 
@@ -274,6 +294,7 @@ class ScoreRow:
 
     subject: str
     measure: str
+    short: str  # in sentences
     cells: tuple[Cell, ...]
     baseline: str = ""
 
@@ -291,16 +312,16 @@ def scoreboard(metrics: Mapping[str, Any]) -> dict[str, Any]:
         baseline = next((b for b in DOING_NOTHING if any(b in c for c in compared)), None)
         if text.subject and baseline:
             cells = tuple(_score(metrics, metric, baseline, step) for step in steps)
-            better = "higher is better" if metric in HIGHER_IS_BETTER else "lower is better"
-            measure = f"{text.heading}{f', {text.unit}' if text.unit else ''}; {better}"
-            rows.append(ScoreRow(text.subject, measure, cells, method_name(baseline)))
+            measure = f"{text.heading}{f', {text.unit}' if text.unit else ''}; {_better(metric)}"
+            rows.append(ScoreRow(text.subject, measure, text.short, cells, method_name(baseline)))
     for metric in next(iter(metrics["horizons"].values()), {}):
         if _COVERAGE.match(metric) and metric.endswith("coverage90"):
-            what = _COVERED.get(_COVERAGE.match(metric)[1], metric).lower()
+            what = _COVERED.get(_COVERAGE.match(metric)[1], metric)
             intervals = [metrics["horizons"][step][metric]["model"] for step in steps]
             if any(i["mean"] is not None for i in intervals):
                 cells = tuple(_covered(i, 0.9) for i in intervals)
-                rows.append(ScoreRow(f"How sure it is: {what}", "share inside the 90 % ellipse; 90 % is right", cells))
+                measure = f"{what} inside the forecast's 90 % ellipse; 90 % is right"
+                rows.append(ScoreRow("How sure it is", measure, f"90 % ellipses, {what.lower()}", cells))
     return {"times": _times(steps), "rows": rows}
 
 
@@ -310,7 +331,7 @@ def _score(metrics: Mapping[str, Any], metric: str, baseline: str, step: str) ->
         return Cell("not scored")
     text, values = metric_text(metric), metrics["horizons"][step][metric]
     means = [f"{values[method]['mean']:.{text.decimals}f}" for method in ("model", baseline)]
-    note = f"{means[0]} instead of {means[1]} {text.unit}".rstrip() + f"; difference {_difference(compared, text)}"
+    note = f"{means[0]} instead of {means[1]} {text.unit}".rstrip() + f"\n{_difference(compared, text)}"
     return Cell(VERDICT_WORDS[compared["verdict"]], note, compared["verdict"])
 
 
@@ -320,12 +341,12 @@ def _covered(interval: Mapping[str, Any], nominal: float) -> Cell:
     percent = f"{100 * interval['mean']:.0f} %"
     if interval["low"] is None:
         return Cell(percent, "too short for an interval", "too short to say")
-    verdict = "as stated"
+    note = f"{percent} [{100 * interval['low']:.0f}, {100 * interval['high']:.0f}]"
     if interval["high"] < nominal:
-        verdict = "too sure"
-    elif interval["low"] > nominal:
-        verdict = "too cautious"
-    return Cell(verdict, f"{percent} [{100 * interval['low']:.0f}, {100 * interval['high']:.0f}]", verdict)
+        return Cell("too sure", note, "too sure")
+    if interval["low"] > nominal:
+        return Cell("too cautious", note, "too cautious")
+    return Cell(f"consistent with {100 * nominal:.0f} %", note, "consistent")
 
 
 def verdict_sentences(metrics: Mapping[str, Any]) -> list[str]:
@@ -337,8 +358,9 @@ def verdict_sentences(metrics: Mapping[str, Any]) -> list[str]:
         phrases = []
         for words in dict.fromkeys(cell.text for cell in row.cells):
             times = [time for time, cell in zip(board["times"], row.cells, strict=True) if cell.text == words]
-            phrases.append(f"{words}{against if words in ('better', 'worse') else ''} at {_join(times)}")
-        sentences.append(f"{row.subject}: {'; '.join(phrases)}.")
+            when = f"at {_join(times)}" if len(times) < len(row.cells) else "at all of these times"
+            phrases.append(f"{words}{against if words in ('better', 'worse') else ''} {when}")
+        sentences.append(f"{row.short}: {'; '.join(phrases)}.")
     return sentences or ["The recording is too short: nothing could be scored."]
 
 
@@ -358,9 +380,21 @@ def charts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             _series(method, method_name(method), curves[metric][method])
             for method in _ordered(list(curves[metric]), list(METHOD_NAMES))
         ]
-        better = "higher is better" if metric in HIGHER_IS_BETTER else "lower is better" if "error" in metric else ""
-        out.append(_chart(metric, text.heading, text.unit, text.decimals, curves, series, note=better))
+        out.append(_chart(metric, text.heading, text.unit, text.decimals, curves, series, note=_better(metric)))
+        _switch_off_outliers(out[-1])
     return [c for c in out if c["series"]]
+
+
+def _switch_off_outliers(chart: dict[str, Any]) -> None:
+    """Leave out of the first view what is so far above the model that its axis would flatten all other curves."""
+    highest = {s["key"]: max(v for v in s["mean"] if v is not None) for s in chart["series"]}
+    if "error" in chart["key"] and "model" in highest:
+        far = [s for s in chart["series"] if highest[s["key"]] > _FAR * highest["model"]]
+        for series in far:
+            series["off"] = True
+        if far:
+            names = _join([s["name"] for s in far])
+            chart["note"] += f"; far above and so left out until ticked: {names}"
 
 
 def calibration_charts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -418,8 +452,7 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
     steps = _steps(metrics["horizons"])
     names = list(dict.fromkeys(metric for step in steps for metric in metrics["horizons"][step]))
     tables = [_metric_table(metrics, metric, steps) for metric in _ordered(names, list(METRIC_TEXTS))]
-    points = metrics.get("named_points", {})
-    if points:
+    if points := metrics.get("named_points", {}):
         steps = _steps(next(iter(points.values())))
         rows = [
             (f"{name}: {method_name(method)}",
@@ -429,7 +462,36 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         ]  # fmt: skip
         caption = "How reliable each named point is: distance from its true position, where that is known and visible."
         tables.append(Table("Named points: error [px]", ("point", *_header(steps)[1:]), tuple(rows), caption))
-    return tables
+    if probe := metrics.get("probe_error_px", {}):
+        rows = [(name, Cell(format_interval(error, 2), of=f"probe_error_px/{name}")) for name, error in probe.items()]
+        caption = "How well named points are read off the keypoints, with nothing forecast: in the frame itself."
+        tables.append(Table("Probe: error in the frame itself [px]", ("point", "mean"), tuple(rows), caption))
+    return tables + _motion_tables(metrics)
+
+
+def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Return a table of how each keypoint moves: keypoints that sit still, or all move alike, are easy to forecast."""
+    motion, follows = metrics.get("keypoint_motion", {}), metrics.get("keypoints_with_instrument", {})
+    if not motion.get("spread_cells"):
+        return []
+    columns = {
+        "spread [cells]": motion["spread_cells"],
+        "displacement [cells]": motion["displacement_cells"],
+        "motion common to all": motion["common_motion"],
+    }
+    shares = {"move": motion["moving_share"], "move as all others do": motion["alike_share"]}
+    if follows.get("keypoints"):
+        columns["explained by an instrument"] = [k["r2"] for k in follows["keypoints"]]
+        columns["by which point"] = [k["point"] for k in follows["keypoints"]]
+        shares["move with an instrument"] = follows["share"]
+    rows = [
+        (str(k), *(value if isinstance(value, str) else format_interval(value, 2) for value in values))
+        for k, values in enumerate(zip(*columns.values(), strict=True))
+    ]
+    said = [f"{100 * share:.0f} % of the keypoints {what}" for what, share in shares.items() if share is not None]
+    definitions = [d["definition"] for d in (motion, follows) if d.get("definition")]
+    caption = ". ".join([*said, *definitions]) + "."
+    return [Table("Motion of the keypoints", ("keypoint", *columns), tuple(rows), caption)]
 
 
 def _metric_table(metrics: Mapping[str, Any], metric: str, steps: Sequence[str]) -> Table:
@@ -451,10 +513,12 @@ def _metric_table(metrics: Mapping[str, Any], metric: str, steps: Sequence[str])
     return Table(text.heading + (f" [{text.unit}]" if text.unit else ""), _header(steps), tuple(rows))
 
 
-def _unscored_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
+def unscored_table(metrics: Mapping[str, Any]) -> Table | None:
+    """Return how many forecasts could not be scored at each reported step, and why; None if all could."""
+    steps = _steps(metrics["horizons"])
     rows = []
     for what, key in (("keypoints", "unscored"), ("frames", "unscored_frames")):
         by_step = metrics.get(key, {})
-        for step in _steps(by_step):
-            rows.extend((step, what, reason, count) for reason, count in by_step[step].items())
-    return rows
+        for reason in dict.fromkeys(reason for step in steps for reason in by_step.get(step, {})):
+            rows.append((f"{what}: {reason}", *(str(by_step[step].get(reason, 0)) for step in steps)))
+    return Table("Forecasts that could not be scored", ("why", *_header(steps)[1:]), tuple(rows)) if rows else None

@@ -51,6 +51,7 @@ class Clip:
     time_s: float
     strip: bytes
     film: bytes | None = None
+    poster: bytes | None = None  # of the film, WebP
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Storyboard:
             named_points=scaled(view.named_points, fit),
             point_names=view.point_names,
             forecast_mean=scaled(view.mean, fit),
-            covariance=None if view.covariance is None else view.covariance * fit * fit,
+            covariance=None if view.covariance is None or len(view.point_names) else view.covariance * fit * fit,
             named_mean=scaled(view.named_mean, fit),
             named_covariance=None if view.named_covariance is None else view.named_covariance * fit * fit,
         )
@@ -320,7 +321,8 @@ class Storyboard:
             strip = self._painter.strip(moment.shots, moment.shot)
             frames = self._painter.clip(moment.shots, moment.shot)
             film = _mp4([*frames, frames[-1], frames[-1]])
-            clips.append(Clip(title, _described(moment.measured), moment.shot.time_s, _webp(strip), film))
+            poster = _webp(frames[len(frames) // 2])
+            clips.append(Clip(title, _described(moment.measured), moment.shot.time_s, _webp(strip), film, poster))
         return tuple(clips)
 
 

@@ -7,7 +7,7 @@
   const MARKS = [  // by series: circle, square, triangle, diamond
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-4.5L4.5 3.5H-4.5z", "M0-5L4.5 0L0 5L-4.5 0z",
   ];
-  const hidden = new Set();
+  const hidden = new Set(charts.flatMap((chart) => chart.series.filter((s) => s.off).map((s) => s.key)));
   let at = null;  // index of the time whose values the legends show; null: the last one
 
   const make = (parent, name, attributes, text = "") => {
@@ -101,7 +101,7 @@
     const box = figure.querySelector("fieldset");
     for (const series of chart.series) {
       const label = box.appendChild(document.createElement("label")), tick = document.createElement("input");
-      tick.type = "checkbox"; tick.checked = true; tick.dataset.series = series.key;
+      tick.type = "checkbox"; tick.checked = !hidden.has(series.key); tick.dataset.series = series.key;
       label.append(tick);
       sample(make(label, "svg", { viewBox: "0 0 40 12", class: `s${series.style % 8}`, "aria-hidden": "true" }), series, 6, 2, 38);
       const value = document.createElement("output");
@@ -130,4 +130,14 @@
   const redraw = () => { all(draw); all(read); };
   redraw();
   addEventListener("resize", redraw);
+})();
+
+// Films of single forecasts run while they are in sight, unless the reader's system asks for less motion.
+(() => {
+  "use strict";
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  const watch = new IntersectionObserver((seen) => {
+    for (const { target, isIntersecting } of seen) isIntersecting ? target.play().catch(() => {}) : target.pause();
+  });
+  document.querySelectorAll("video.short").forEach((video) => watch.observe(video));
 })();
