@@ -88,9 +88,7 @@ def fit_kalman(tracks: np.ndarray, weights: np.ndarray, period_s: float) -> Kalm
     golden = (np.sqrt(5) - 1) / 2
     for _ in range(14):
         a, b = high - golden * (high - low), low + golden * (high - low)
-        better = (
-            _log_likelihood(a, tracks, weights, period_s)[0] > _log_likelihood(b, tracks, weights, period_s)[0]
-        )
+        better = _log_likelihood(a, tracks, weights, period_s)[0] > _log_likelihood(b, tracks, weights, period_s)[0]
         low, high = np.where(better, low, a), np.where(better, b, high)
     ratio = (low + high) / 2
     measurement = np.maximum(_log_likelihood(ratio, tracks, weights, period_s)[1], _MIN_VARIANCE)
@@ -115,9 +113,7 @@ def _log_likelihood(
     return -0.5 * (count * np.log(scale) + squares / scale + logs), scale
 
 
-def fit_linear_ar(
-    fitted: Sequence[tuple[np.ndarray, float]], checked: Sequence[np.ndarray], steps: int
-) -> LinearAR:
+def fit_linear_ar(fitted: Sequence[tuple[np.ndarray, float]], checked: Sequence[np.ndarray], steps: int) -> LinearAR:
     """Fit every combination of LAGS, SCOPES and RIDGES on one step, and return the one with the best rollouts.
 
     Args:
