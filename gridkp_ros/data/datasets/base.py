@@ -21,6 +21,7 @@ from gridkp_ros.geometry import InputSpec
 
 # Name of a data set -> module.class. Imported when asked for, because some need libraries of their own.
 DATASETS: dict[str, str] = {
+    "lerobot": "gridkp_ros.data.datasets.lerobot.LeRobot",
     "footage": "gridkp_ros.data.datasets.footage.Footage",
     "kth": "gridkp_ros.data.datasets.kth.KTH",
     "human36m": "gridkp_ros.data.datasets.human36m.Human36M",
