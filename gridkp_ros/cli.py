@@ -28,6 +28,8 @@ sim_app = typer.Typer(no_args_is_help=True, help="The simulated da Vinci endosco
 app.add_typer(sim_app, name="sim")
 data_app = typer.Typer(no_args_is_help=True, help="Recordings and published data sets, decoded once.")
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="How fast this machine is, beside the straightforward way.")
+app.add_typer(bench_app, name="bench")
 
 _EXTRAS = {
     "torch": "train", "lightning": "train", "safetensors": "train", "onnx": "train", "pydantic": "train",
@@ -91,6 +93,10 @@ def replay(
     region: str = typer.Option("", help="Region of interest: x,y,width,height in pixels; empty: the whole image."),
     stereo_half: str = typer.Option("", help="Eye of a side-by-side stereo recording: left or right."),
     provider: str = _PROVIDER,
+    lpips_weights: str = typer.Option("", help="Folder of LPIPS's weight files, or 'download'; empty: no LPIPS."),
+    lpips_net: str = typer.Option("alex", help="LPIPS's network: alex or vgg."),
+    vgg_weights: str = typer.Option("", help="VGG-16 file of torchvision, or 'download'; empty: no VGG cosine."),
+    fvd_weights: str = typer.Option("", help="TorchScript file of an I3D network; empty: no FVD."),
     pictures: bool = typer.Option(True, help="Draw film, strips and report."),
     as_json: bool = _JSON,
 ) -> None:
@@ -98,12 +104,27 @@ def replay(
     from gridkp_ros.data.sources import open_source
     from gridkp_ros.evaluation.replay import replay as run
 
+    frame_metrics: dict[str, Any] = {}
+    video_distance = None
+    if lpips_weights:
+        from gridkp_ros.evaluation.learned.lpips import Lpips
+
+        frame_metrics["lpips"] = Lpips(lpips_weights, lpips_net)
+    if vgg_weights:
+        from gridkp_ros.evaluation.learned.vgg import VggCosine
+
+        frame_metrics["vgg_cosine"] = VggCosine(vgg_weights)
+    if fvd_weights:
+        from gridkp_ros.evaluation.learned.fvd import Fvd
+
+        video_distance = Fvd(fvd_weights)
     source = open_source(recording, topic or None, rate_hz or None)
     predictor = _predictor(model, provider, seed, temperature, region, stereo_half)
     with _progress() as progress:
         task = progress.add_task(f"replaying {source.name}", total=source.length)
         result = run(
             source, predictor, out, horizon_steps=horizon_steps, num_samples=num_samples, pictures=pictures,
+            frame_metrics=frame_metrics, video_distance=video_distance,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _show_result(result, out, as_json)
@@ -142,12 +163,7 @@ def train(
     checkpoint = run(
         config, out=out, resume=resume, from_bundle=from_bundle, take=take, only=only or None, changes=changed
     )
-    if only:
-        _console().print(f"{only} is trained; without --only the run goes on to its bundle", highlight=False)
-        return
-    from gridkp_ros.export.bundle import export as write
-
-    write(checkpoint, bundle or checkpoint.parent / "bundle")
+    _finish_training(checkpoint, None if only else bundle or checkpoint.parent / "bundle")
 
 
 @app.command()
@@ -336,7 +352,6 @@ def evaluate(
 def _train_presets(names: Sequence[str], runs: Path, data: Sequence[str], changes: dict[str, Any]) -> None:
     """Train and export presets, and what they start from, as far as it is not done; a killed one goes on."""
     from gridkp_ros.data.paper import parse_places
-    from gridkp_ros.export.bundle import export
     from gridkp_ros.node.resources import find_resource
     from gridkp_ros.training.presets import Presets
     from gridkp_ros.training.run import train as run
@@ -352,7 +367,21 @@ def _train_presets(names: Sequence[str], runs: Path, data: Sequence[str], change
             from_bundle=runs / preset.start / "bundle" if preset.start else None, take=preset.take,
             changes=presets.changes(name, places, changes),
         )
-        export(checkpoint, out / "bundle")
+        _finish_training(checkpoint, out / "bundle")
+
+
+def _finish_training(checkpoint: Path, bundle: Path | None) -> None:
+    """Export the bundle, if all parts are trained, and say what the run has come to; one of its processes does."""
+    from gridkp_ros.training.processes import is_first
+    from gridkp_ros.training.summary import conclude
+
+    if not is_first():
+        return
+    if bundle is not None:
+        from gridkp_ros.export.bundle import export
+
+        export(checkpoint, bundle)
+    conclude(checkpoint.parent, bundle, _console())
 
 
 @data_app.command("prepare")
@@ -399,6 +428,28 @@ def data_show(
     if not cv2.imwrite(str(out), contact_sheet(recordings, columns)[..., ::-1]):
         raise OSError(f"{out} cannot be written")
     _console().print(f"{out}: {len(recordings)} recordings", highlight=False)
+
+
+@bench_app.command("train")
+def bench_train(
+    config: Path | None = typer.Option(None, help="Training configuration whose sizes are taken; default: published."),
+    batch: int = typer.Option(4, help="Clips in a training step."),
+    repetitions: int = typer.Option(3, help="Of the trainer and of the loop, in turns; medians are reported."),
+    device: str = typer.Option("auto", help="cpu, cuda, or auto: cuda where there is one."),
+    as_json: bool = _JSON,
+) -> None:
+    """Measure training steps of both stages, beside a plain loop over time steps and samples.
+
+    Both compute the same loss from the same weights and batch, which is checked; about two minutes on two CPU cores.
+    """
+    from gridkp_ros.bench.train import bench_train as run
+    from gridkp_ros.bench.train import tabulate
+
+    result = run(config, batch=batch, repetitions=repetitions, device=device)
+    if as_json:
+        _print_json(result)
+    else:
+        Console().print(tabulate(result))
 
 
 def _choose_data(

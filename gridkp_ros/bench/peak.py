@@ -19,7 +19,7 @@ class Peak:
     size: int
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 2.0) -> Peak:
+def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 0.5) -> Peak:
     """Measure square matrix products for about `seconds`, and return the fastest.
 
     On a GPU float32 products are rounded as PyTorch lets convolutions be rounded (TF32 by default), since those are

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,10 +22,10 @@ from gridkp_ros.bench import plain
 from gridkp_ros.bench.peak import Peak, matmul_peak, synchronise
 from gridkp_ros.data.clips import Augmentation, ClipDataset
 from gridkp_ros.data.load import footage_recordings
-from gridkp_ros.data.waiting import TimedLoader
 from gridkp_ros.nets.gridkp import GridKeypointModel
 from gridkp_ros.training.batches import CellClips, StepLoader
 from gridkp_ros.training.config import TrainConfig, load_config
+from gridkp_ros.training.fit import precision
 from gridkp_ros.training.run import detect_recordings
 from gridkp_ros.training.stages import DetectionStage, DynamicsStage, Stage
 
@@ -45,24 +45,34 @@ class BenchError(Exception):
     """A measurement would not mean what it says; the message says why and what to do."""
 
 
-Loss = Callable[[dict[str, Tensor], torch.Generator], Tensor]
+Loss = Callable[[Stage, dict[str, Tensor], torch.Generator], Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Side:
-    """One of two ways to train a stage: its own copy of the weights, its optimiser and its loss."""
+    """One of two ways to train a stage: its own copy of the weights, its optimiser and its loss.
+
+    dtype: of matrix products and convolutions; autocast sees to it.
+    """
 
     stage: Stage
-    loss: Loss
+    value: Loss
     optimiser: torch.optim.Optimizer
+    dtype: torch.dtype
 
     @classmethod
-    def of(cls, stage: Stage, loss: Loss) -> Side:
-        return cls(stage, loss, stage.configure_optimizers()["optimizer"])
+    def of(cls, stage: Stage, value: Loss, dtype: torch.dtype) -> Side:
+        return cls(stage, value, stage.configure_optimizers()["optimizer"], dtype)
+
+    def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        """The loss of a batch, with what is drawn at step `number`."""
+        generator = self.stage.generator(number)
+        with torch.autocast(self.stage.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.value(self.stage, batch, generator)
 
     def step(self, batch: dict[str, Tensor], number: int) -> None:
         """A whole training step: forward, backward, clipping, optimiser."""
-        loss = self.loss(batch, self.stage.generator(number))
+        loss = self.loss(batch, number)
         self.optimiser.zero_grad()
         loss.backward()
         self.stage.configure_gradient_clipping(self.optimiser)
@@ -95,54 +105,46 @@ def shipped_clip() -> Path:
 
 
 def bench_train(
-    config_path: Path | None = None,
-    batch: int = 4,
-    repetitions: int = 3,
-    device: str = "auto",
-    bf16: bool = False,
+    config_path: Path | None = None, batch: int = 4, repetitions: int = 3, device: str = "auto"
 ) -> dict[str, Any]:
     """Measure both stages; returns what `gridkp bench train --json` prints.
 
-    config_path: whose sizes, losses and augmentation are taken (default: the published ones); the clips are always
-    those of the shipped episode, and what the published loss does not have is left out and listed. batch: clips in a
-    step. repetitions: of each side, in turns, after a warm-up. device: cpu, cuda, or auto: cuda where there is one.
-    bf16: both sides under autocast to bfloat16.
+    config_path: whose sizes, losses, precision and augmentation are taken (default: the published ones). The clips are
+    always those of the shipped episode, and what the published loss does not have is left out and listed.
+    batch: clips in a step. repetitions: of each side, in turns, after a warm-up. device: cpu, cuda, or auto: cuda where
+    there is one.
 
     Raises BenchError where the two sides do not compute the same loss.
     """
     if batch < 1 or repetitions < 1:
         raise BenchError(f"batch={batch}, repetitions={repetitions}: both must be at least 1")
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
+    gpu = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpu):
         raise BenchError(f"device {device!r}: use cpu, or cuda on a machine with an NVIDIA GPU that PyTorch sees")
+    where = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
     config, left_out = published(load_config(config_path) if config_path else default_config())
     if left_out:
         log.warning("left out, because the published loss has none of it: %s", ", ".join(left_out))
+    bf16 = precision(config.trainer.model_copy(update={"accelerator": where.type})) == "bf16-mixed"
+    dtype = torch.bfloat16 if bf16 else torch.float32
     torch.manual_seed(config.seed)
     model = GridKeypointModel(config.model.build()).to(where)
     recordings = footage_recordings(shipped_clip(), config.input_spec, config.data.period_s)
     augmentation = Augmentation(**config.data.augmentation.model_dump())
     frames = ClipDataset(recordings, config.data.clip_length, 10**6, config.seed, augmentation)
     cells = CellClips(frames, detect_recordings(model, recordings, where))
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    peak = matmul_peak(where, dtype)
-
-    def pair(make: Callable[[GridKeypointModel], Stage], loop: Callable[..., Tensor]) -> tuple[Side, Side]:
-        ours = make(copy.deepcopy(model).to(memory_format=torch.channels_last))
-        theirs = make(copy.deepcopy(model))
-        return (
-            Side.of(ours, lambda batch, generator: stage_loss(ours, batch, generator)),
-            Side.of(theirs, lambda batch, generator: loop(theirs, batch, generator)),
-        )
-
-    measure = Measurement(batch, repetitions, where, dtype, config.data.workers, peak)
-    return {
-        "stage1": measure.stage(
-            pair(lambda m: DetectionStage(m.vision, config.stage1, config.seed), plain.detection_loss), frames
-        ),
-        "stage2": measure.stage(
-            pair(lambda m: DynamicsStage(m.dynamics, config.stage2, config.seed), plain.dynamics_loss), cells
-        ),
+    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # as `training.run` has it
+    stage1 = [DetectionStage(m.vision, config.stage1, config.seed) for m in (fast, model)]
+    stage2 = [DynamicsStage(m.dynamics, config.stage2, config.seed) for m in (fast, model)]
+    measure = Measurement(batch, repetitions, where, dtype, config.data.workers)
+    figures = {
+        "stage1": measure.stage(stage1, plain.detection_loss, frames),
+        "stage2": measure.stage(stage2, plain.dynamics_loss, cells),
+    }
+    peak = max(measure.peaks, key=lambda p: p.flops_per_s)
+    for stage in figures.values():
+        stage["peak_share"] = stage["flops_per_clip"] * stage["clips_per_s"] / peak.flops_per_s
+    return figures | {
         "peak": asdict(peak),
         "machine": machine(where),
         "repetitions": repetitions,
@@ -154,62 +156,58 @@ def bench_train(
     }
 
 
-def stage_loss(stage: Stage, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+def as_trained(stage: Stage, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     """The loss as the trainer computes it."""
-    if isinstance(stage, DynamicsStage):
-        return stage.losses(batch["classes"], generator)["loss"]
-    return stage.losses(batch, generator)["loss"]
+    return stage.learn(batch, generator)["loss"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measurement:
-    """What all stages are measured with."""
+    """What all stages are measured with. peaks: of matrix products, measured between the repetitions."""
 
     batch: int
     repetitions: int
     device: torch.device
     dtype: torch.dtype
     workers: int
-    peak: Peak
+    peaks: list[Peak] = field(default_factory=list)
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def stage(self, sides: tuple[Side, Side], dataset: Dataset) -> dict[str, Any]:
-        """Check that stage and loop agree, then time them in turns."""
-        loaders = [TimedLoader(StepLoader(dataset, self.batch, 0, self.workers)) for _ in sides]
-        batches = [self.moved(loader) for loader in loaders]
-        warm = [next(b) for b in batches]
-        difference = loss_difference(*sides, warm[0])
+    def stage(self, stages: Sequence[Stage], loop: Loss, dataset: Dataset) -> dict[str, Any]:
+        """Check that a stage and the plain loop on its twin agree, then time them in turns."""
+        sides = [Side.of(s, value, self.dtype) for s, value in zip(stages, (as_trained, loop), strict=True)]
+        loaders = [StepLoader(dataset, self.batch, workers=self.workers) for _ in sides]
+        sources = [self.moved(loader) for loader in loaders]
+        first = [next(source) for source in sources]
+        difference = loss_difference(stages, loop, first[0])
         if not difference <= SAME:
             raise BenchError(
-                f"{type(sides[0].stage).__name__} and the plain loop do not compute the same loss: they differ by "
-                f"{difference:.1e} of it, {SAME:g} is allowed. Nothing is reported; one of the two is wrong"
+                f"{type(stages[0]).__name__} and the plain loop do not compute the same loss: they differ by "
+                f"{difference:.1e} of it, and {SAME:g} is allowed. Nothing is reported; one of the two is wrong"
             )
-        flops = self.count_flops(sides[0], warm[0])
+        flops = count_flops(sides[0], first[0])
         steps = []
-        for side, batch, source in zip(sides, warm, batches, strict=True):
+        for side, batch, source in zip(sides, first, sources, strict=True):
             side.step(batch, 0)  # warm-up
             steps.append(max(1, round(ENOUGH_S / self.timed(side, source, 1, 1))))
-        waited, seconds = loaders[0].wait_s, ([], [])
+        waited, seconds = loaders[0].timed.wait_s, ([], [])
         for repetition in range(self.repetitions):
-            for side, source, n, found in zip(sides, batches, steps, seconds, strict=True):
+            for side, source, n, found in zip(sides, sources, steps, seconds, strict=True):
                 found.append(self.timed(side, source, n, 2 + repetition * n))
-        ours, loop = map(statistics.median, seconds)
-        total = steps[0] * sum(seconds[0])
+            self.peaks.append(matmul_peak(self.device, self.dtype))
+        ours, theirs = map(statistics.median, seconds)
         return {
             "clips_per_s": self.batch / ours,
-            "loop_clips_per_s": self.batch / loop,
-            "speedup_vs_loop": loop / ours,
-            "peak_share": flops / ours / self.peak.flops_per_s,
-            "data_wait_share": (loaders[0].wait_s - waited) / total,
+            "loop_clips_per_s": self.batch / theirs,
+            "speedup_vs_loop": theirs / ours,
+            "data_wait_share": (loaders[0].timed.wait_s - waited) / (steps[0] * sum(seconds[0])),
             "flops_per_clip": flops / self.batch,
             "loss_difference": difference,
             "step_s": spread(seconds[0]),
             "loop_step_s": spread(seconds[1]),
         }
 
-    def moved(self, loader: TimedLoader) -> Iterator[dict[str, Tensor]]:
+    def moved(self, loader: StepLoader) -> Iterator[dict[str, Tensor]]:
+        """A loader's batches on the device."""
         for batch in loader:
             yield {name: value.to(self.device) for name, value in batch.items()}
 
@@ -217,28 +215,28 @@ class Measurement:
         """Seconds of a step, the mean of some, with their batches from the loader."""
         synchronise(self.device)
         began = time.perf_counter()
-        with self.autocast():
-            for number in range(first, first + steps):
-                side.step(next(batches), number)
+        for number in range(first, first + steps):
+            side.step(next(batches), number)
         synchronise(self.device)
         return (time.perf_counter() - began) / steps
 
-    def count_flops(self, side: Side, batch: dict[str, Tensor]) -> int:
-        """Floating-point operations of matrix products and convolutions in a step, as it is really computed."""
-        with self.autocast(), FlopCounterMode(display=False) as counter:
-            side.loss(batch, side.stage.generator(0)).backward()
-        side.optimiser.zero_grad()
-        return counter.get_total_flops()
+
+def count_flops(side: Side, batch: dict[str, Tensor]) -> int:
+    """Floating-point operations of matrix products and convolutions in a step, as it is really computed."""
+    with FlopCounterMode(display=False) as counter:
+        side.loss(batch, 0).backward()
+    side.optimiser.zero_grad()
+    return counter.get_total_flops()
 
 
-def loss_difference(ours: Side, loop: Side, batch: dict[str, Tensor]) -> float:
-    """How far apart the two losses are, as a share of the loop's; batch-norm statistics frozen."""
+def loss_difference(stages: Sequence[Stage], loop: Loss, batch: dict[str, Tensor]) -> float:
+    """How far apart the two losses are, as a share of the loop's; in full precision, batch-norm statistics frozen."""
     values = []
-    for side in (ours, loop):
-        side.stage.eval()
+    for stage, value in zip(stages, (as_trained, loop), strict=True):
+        stage.eval()
         with torch.no_grad():
-            values.append(float(side.loss(batch, side.stage.generator(0))))
-        side.stage.train()
+            values.append(float(value(stage, batch, stage.generator(0))))
+        stage.train()
     return abs(values[0] - values[1]) / abs(values[1])
 
 
@@ -262,3 +260,35 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def tabulate(result: dict[str, Any]) -> Table:
+    """What `bench_train` returns, for people."""
+    where, peak, model, size = result["machine"], result["peak"], result["model"], "{width}x{height}"
+    table = Table(
+        title=f"{where['device']}, {where['threads']} threads, torch {where['torch']}\n"
+        f"{peak['dtype']} matrix products: {peak['flops_per_s'] / 1e9:.0f} GFLOP/s",
+        caption=f"{result['batch_clips']} clips of {result['clip_length']} frames of {size.format(**model)} a step, "
+        f"{model['num_keypoints']} keypoints, best of {result['best_of']}, {model['hidden']} hidden channels; "
+        f"medians of {result['repetitions']} repetitions, their range in brackets",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("", "stage 1", "stage 2"):
+        table.add_column(name, justify="right" if name else "left")
+    stages = (result["stage1"], result["stage2"])
+
+    def seconds(times: dict[str, float]) -> str:
+        return f"{times['median']:.3g} ({times['fastest']:.3g} to {times['slowest']:.3g})"
+
+    for label, text in (
+        ("clips per second", lambda s: f"{s['clips_per_s']:.3g}"),
+        ("the same by the plain loop", lambda s: f"{s['loop_clips_per_s']:.3g}"),
+        ("times as fast", lambda s: f"{s['speedup_vs_loop']:.2f}"),
+        ("share of the matrix-product peak", lambda s: f"{s['peak_share']:.0%}"),
+        ("share of time spent waiting for data", lambda s: f"{s['data_wait_share']:.1%}"),
+        ("seconds a step", lambda s: seconds(s["step_s"])),
+        ("seconds a step of the loop", lambda s: seconds(s["loop_step_s"])),
+    ):
+        table.add_row(label, *map(text, stages))
+    return table
