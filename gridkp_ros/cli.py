@@ -34,7 +34,8 @@ app.add_typer(bench_app, name="bench")
 _EXTRAS = {
     "torch": "train", "lightning": "train", "safetensors": "train", "onnx": "train", "pydantic": "train",
     "mujoco": "sim", "skimage": "report", "matplotlib": "report", "jinja2": "report", "av": "report",
-    "pyarrow": "data", "scipy": "data", "PIL": "data", "cdflib": "data", "google_crc32c": "data", "dm_control": "dm_control",
+    "pyarrow": "data", "scipy": "data", "PIL": "data", "cdflib": "data", "google_crc32c": "data",
+    "dm_control": "dm_control",
 }
 _JSON = typer.Option(False, "--json", help="Print JSON alone on standard output.")
 _MODEL = typer.Option("dvrk_sim", "--model", help="Folder of a bundle, or the name of one under models/.")
