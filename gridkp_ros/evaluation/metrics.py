@@ -166,6 +166,25 @@ def _structural_similarity(predicted: np.ndarray, true: np.ndarray, window: int,
     )
 
 
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the Frechet distance of Gaussians fitted to two sets of features [N,D] and [M,D].
+
+    |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), covariances with N - 1 (Heusel et al. 2017). The trace of the root is
+    that of (S1^(1/2) S2 S1^(1/2))^(1/2), which is symmetric and so has real eigenvalues.
+
+    Raises:
+        EvaluationError: shapes that do not fit, or fewer than two in a set.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise EvaluationError(f"features {a.shape} and {b.shape}: two sets [N,D] of 2 or more are expected")
+    first, second = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (a, b))
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    between = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0)).sum()
+    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(first) + np.trace(second) - 2 * between)
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean with its 95 % interval. low and high are None where the recording is too short for one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ import numpy as np
 from gridkp_ros.data.sources import FrameSource
 from gridkp_ros.evaluation.metrics import GRID_CELLS, EvaluationError, significant
 from gridkp_ros.evaluation.report import write_report
-from gridkp_ros.evaluation.scoring import STEP_S, ForecastScorer, PointTruth
+from gridkp_ros.evaluation.scoring import STEP_S, ForecastScorer, FrameMetric, PointTruth
 from gridkp_ros.evaluation.storyboard import Storyboard
 from gridkp_ros.evaluation.strips import View
+from gridkp_ros.evaluation.videos import CLIPS_DEFINITION, ClipCollector, VideoDistance
 from gridkp_ros.geometry import Placement
 from gridkp_ros.runtime import Forecast, Observation, Predictor
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 METRICS_SCHEMA = 1
 # Steps of 1/15 s, beside the farthest one, whose frames are drawn and scored: each costs as much as a forecast.
 FRAME_STEPS = (1, 2, 5, 10, 15)
+LEARNED = ("lpips", "vgg_cosine", "fvd")  # figures that need weights, which the user gives
+NO_WEIGHTS = "no weights"
 OUTPUT_NAMES = ("metrics.json", "film.mp4", "film_strip.png", "report.html")
 
 
@@ -53,6 +56,8 @@ def replay(
     num_samples: int = 1,
     truth: PointTruth | None = None,
     instruments: tuple[Sequence[str], PointTruth] | None = None,
+    frame_metrics: Mapping[str, FrameMetric] | None = None,
+    video_distance: VideoDistance | None = None,
     pictures: bool = True,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict:
@@ -69,6 +74,8 @@ def replay(
         truth: true positions of the bundle's named points in pixels of the image as received (see `point_truth`).
         instruments: names and true positions of points on instruments, whether or not the bundle knows them: which
             keypoints move with one is told from these.
+        frame_metrics: further figures of predicted frames by name, each with a `definition` (`evaluation.learned`).
+        video_distance: of predicted clips from what came (`evaluation.learned.fvd`).
         pictures: draw film, strips and report.
         progress: called with the number of frames read and the number declared (None if unknown).
 
@@ -87,6 +94,14 @@ def replay(
     out_dir = Path(out_dir)
     if source.path.resolve() in [(out_dir / name).resolve() for name in OUTPUT_NAMES]:
         raise EvaluationError(f"{source.path} would be overwritten by its own evaluation: choose another folder")
+    if video_distance is not None:
+        period_s = predictor.manifest.period_s
+        clips = ClipCollector(math.floor(horizon_steps * STEP_S / period_s + 1e-9), period_s)
+        if clips.steps < video_distance.min_frames:
+            raise EvaluationError(
+                f"FVD needs clips of {video_distance.min_frames} frames or more: a horizon of {horizon_steps} steps of "
+                f"1/15 s holds {clips.steps} of this model's; ask for a farther horizon, or do without"
+            )
     clear_outputs(out_dir)
     counts, stamps_ns = _Counts(), []
     scorer: ForecastScorer | None = None
@@ -117,6 +132,8 @@ def replay(
                     truth=truth,
                     baselines=predictor.manifest.baselines,
                     instruments=instruments,
+                    frame_metrics=frame_metrics,
+                    definitions={name: metric.definition for name, metric in (frame_metrics or {}).items()},
                 )
             if pictures and story is None:
                 story = stack.enter_context(
@@ -128,11 +145,19 @@ def replay(
                     )
                 )
             forecast, frames = None, {}
+            if video_distance is not None:
+                clips.add_observation(observation.stamp_ns, observation.epoch, observation.model_image)
             if observation.ready:
                 forecast = predictor.forecast(model_steps(horizon_steps, predictor.manifest.period_s), num_samples)
                 wanted = frame_steps(forecast.time_from_start_ns, horizon_steps, predictor.manifest.period_s)
                 frames = dict(zip(wanted, predictor.render(forecast, wanted), strict=True))
                 counts.forecasts += 1
+                if video_distance is not None and clips.wants():
+                    times_ns, drawn = forecast.time_from_start_ns[: clips.steps], range(1, clips.steps + 1)
+                    clips.add_forecast(
+                        forecast.stamp_ns, forecast.epoch, times_ns, predictor.render(forecast, drawn),
+                        observation.model_image,
+                    )  # fmt: skip
             _feed(scorer, observation, forecast, frames, cell_px, origin_px)
             if story is not None:
                 story.add(_view(frame.image, observation, forecast, frames, horizon_steps))
@@ -153,6 +178,12 @@ def replay(
         "starts": counts.starts,
         **scorer.result(),
     }
+    measured = {*(frame_metrics or {})}
+    if video_distance is not None:
+        measured.add("fvd")
+        result["fvd"] = clips.result(video_distance)
+        result["definitions"]["fvd"] = f"{video_distance.definition}; {CLIPS_DEFINITION}"
+    result["not_measured"] = dict.fromkeys((name for name in LEARNED if name not in measured), NO_WEIGHTS)
     write_metrics(out_dir, result)
     if files is not None:
         title = f"Replay of {source.name}"
