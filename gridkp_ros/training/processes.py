@@ -73,6 +73,12 @@ def launched() -> TorchElasticEnvironment | SLURMEnvironment | None:
     return None
 
 
+def is_first() -> bool:
+    """Whether this process is the first of a run, or the only one."""
+    environment = launched()
+    return environment is None or environment.global_rank() == 0
+
+
 def wanted(options: TrainerConfig) -> int:
     """Processes that a configuration wants on this machine."""
     if options.devices != "auto":

@@ -39,6 +39,7 @@ from gridkp_ros.training.propagation import stage2_of
 from gridkp_ros.training.sources import load_sources
 from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
 from gridkp_ros.training.storage import named_when_full, replacing
+from gridkp_ros.training.summary import conclude, keep_data
 from gridkp_ros.training.track_fit import MIN_FRAMES, fit_track_models
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def detect_recordings(
 class Run:
     """One training run: its folder, configuration, data and model.
 
-    record: figures and hours of each part, for the checkpoint. summaries: of each part, for `training.summary`.
+    record: figures and hours of each part, for the checkpoint.
     """
 
     folder: Path
@@ -83,7 +84,6 @@ class Run:
     model: GridKeypointModel
     place: Processes = field(default_factory=Processes)
     record: dict = field(default_factory=dict)
-    summaries: dict = field(default_factory=dict)
 
     @property
     def truth(self) -> list[Recording]:
@@ -119,9 +119,7 @@ class Run:
                 save_weights(module, weights)
 
             self.place.tell(keep)
-        content = json.loads(record.read_text())
-        self.summaries[name] = content.pop("summary", None)
-        self.record |= content
+        self.record |= {k: v for k, v in json.loads(record.read_text()).items() if k != "summary"}
 
     def detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The cells [N,K] of every frame of the training and validation recordings, by the frozen detector."""
@@ -264,7 +262,10 @@ def train_in_process(options: dict[str, Any]) -> Path:
     elif place.world > 1 and not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return _train(place=place, **options)
+        checkpoint = _train(place=place, **options)
+        if place.first:
+            conclude(options["folder"])
+        return checkpoint
     finally:
         place.end()
 
@@ -284,8 +285,11 @@ def _train(
     lightning.seed_everything(config.seed, verbose=False)
 
     with place.in_turn(), named_when_full(folder, "prepared recordings"):
-        recordings, weights = load_sources(config.data.train, config)
-        held_out, _ = load_sources(config.data.validation, config)
+        unreadable: dict[str, str] = {}
+        recordings, weights = load_sources(config.data.train, config, unreadable)
+        held_out, _ = load_sources(config.data.validation, config, unreadable)
+    if place.first:
+        keep_data(folder, {"recordings": len(recordings), "validation": len(held_out), "unreadable": unreadable})
     frames = sum(map(len, recordings))
     log.info("training on %d recordings, %d frames; validating on %d", len(recordings), frames, len(held_out))
     check_lengths(config, recordings, held_out)

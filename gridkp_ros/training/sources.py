@@ -35,8 +35,12 @@ def open_source(source: Source, config: TrainConfig) -> tuple[DataSet, list[Item
     return data, data.items()
 
 
-def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[Recording], list[float]]:
+def load_sources(
+    sources: Sequence[Source], config: TrainConfig, unreadable: dict[str, str] | None = None
+) -> tuple[list[Recording], list[float]]:
     """Load every recording of the sources, with its source's weight; what is not in the cache yet is prepared.
+
+    unreadable: where given, gets the name of every item that cannot be read and why; they are left out.
 
     Raises DataError where data are missing, TrainingError where the sources' named points are not the same.
     """
@@ -47,6 +51,8 @@ def load_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[list[R
         prepared = prepare(
             data, config.input_spec, config.data.period_s, items=items, workers=usable_cores(), progress=report
         )
+        if unreadable is not None:
+            unreadable |= {f"{data.name}: {name}": why for name, why in prepared.unreadable.items()}
         if prepared.unreadable:
             lost = len(prepared.unreadable)
             log.warning("%s: %d of %d items are unreadable and left out", data.name, lost, prepared.items)

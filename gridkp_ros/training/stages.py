@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.fast import UnrolledDynamics
 from gridkp_ros.nets.gridkp import Dynamics, MotionPrior, Vision
-from gridkp_ros.training import losses
+from gridkp_ros.training import losses, strips
 from gridkp_ros.training.config import (
     MotionConfig,
     OptimiserConfig,
@@ -198,6 +198,19 @@ class VisionStage(Stage):
 
     def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         return self.losses(batch, generator)
+
+    @torch.no_grad()
+    def strip(self, batch: dict[str, Tensor]) -> np.ndarray:
+        """Frames of the clips, and under them those drawn from the clip's first frame and the keypoints of each."""
+        vision, clips = self.vision, to_float(batch["frames"])
+        shown = torch.linspace(0, clips.shape[1] - 1, strips.FRAMES).round().long().unique()
+        made = []
+        for clip in clips[:, shown.to(clips.device)]:
+            xy = vision.locate(vision.heatmap_logits(clip), snap=getattr(self.options, "gridding", True))
+            features = tuple(f.expand(len(clip), -1, -1, -1) for f in vision.encode(clip[:1]))
+            first = clip[:1].expand_as(clip), xy[:1].expand_as(xy)
+            made.append(strips.to_rgb(vision.decode(features, *first, xy)))
+        return strips.pairs([strips.to_rgb(clip) for clip in clips[:, shown.to(clips.device)]], made)
 
 
 class DetectionStage(VisionStage):
@@ -462,14 +475,10 @@ class DynamicsStage(Stage):
 
         With a motion prior, also that of the future it foretells alone: what the convLSTM adds is the difference.
         """
-        d, warm = self.dynamics, self.options.warmup_frames
-        truth = kp.classes_to_pixels(classes, d.config.width)
-        seen = warm + (classes.shape[1] - warm) // 2
-        steps = classes.shape[1] - seen
-        state = d.initial_state(len(truth), truth)
-        for i in range(seen):
-            state = observe(d, state, truth[:, i])
-        predicted = kp.classes_to_pixels(free_run(d, state, steps).argmax(dim=-1), d.config.width)
+        d, truth = self.dynamics, kp.classes_to_pixels(classes, self.dynamics.config.width)
+        predicted, state = self.central_future(truth)
+        steps = predicted.shape[1]
+        seen = truth.shape[1] - steps
         futures = {"": predicted, "_stays_put": truth[:, seen - 1 : seen]}
         if d.motion_prior is not None:
             futures["_momentum"] = follow_momentum(d, state[2:], steps)
@@ -478,6 +487,32 @@ class DynamicsStage(Stage):
             error = (pixels - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
             out |= {f"cells_{step}{name}": error[step - 1] for step in (2, 5, 10, 15) if step <= steps}
         return out
+
+    def central_future(self, truth: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The central future, pixels [B,steps,K,2], after half of a clip [B,W+T,K,2] was observed; the state then."""
+        d, warm = self.dynamics, self.options.warmup_frames
+        seen = warm + (truth.shape[1] - warm) // 2
+        state = d.initial_state(len(truth), truth)
+        for i in range(seen):
+            state = observe(d, state, truth[:, i])
+        logits = free_run(d, state, truth.shape[1] - seen)
+        return kp.classes_to_pixels(logits.argmax(dim=-1), d.config.width), state
+
+    @torch.no_grad()
+    def strip(self, batch: dict[str, Tensor]) -> np.ndarray | None:
+        """Frames of the clips with detected keypoints (dots), and from the middle on with forecast ones (rings)."""
+        if "frames" not in batch:
+            return None
+        truth = kp.classes_to_pixels(batch["classes"], self.dynamics.config.width)
+        predicted, _ = self.central_future(truth)
+        seen = truth.shape[1] - predicted.shape[1]
+        forecast = torch.cat((torch.full_like(truth[:, :seen], torch.nan), predicted), dim=1).cpu().numpy()
+        shown = np.unique(np.linspace(seen - 2, truth.shape[1] - 1, strips.FRAMES).round().astype(int))
+        rows = [
+            strips.with_keypoints(strips.to_rgb(to_float(frames[shown])), dots[shown], rings[shown])
+            for frames, dots, rings in zip(batch["frames"], truth.cpu().numpy(), forecast, strict=True)
+        ]
+        return np.concatenate(rows)
 
     @torch.no_grad()
     def shrink_decoder(self, clips: Sequence[Tensor]) -> float:

@@ -88,7 +88,7 @@ def test_ground_truth_anchors_keypoints_and_makes_a_probe(
     disc = np.stack([x, 13.0 + x / 3], axis=-1).astype(np.float32)
     points = np.repeat(disc[:, None], 6, axis=1)
     known = Recording("known", frames.frames, points, np.ones((len(points), 6), bool), POINT_NAMES)
-    monkeypatch.setattr(run, "load_sources", lambda sources, config: ([known] * 3, [1.0] * 3))
+    monkeypatch.setattr(run, "load_sources", lambda sources, config, unreadable: ([known] * 3, [1.0] * 3))
     checkpoint = train(config, out=tmp_path / "run")
     figures = load_checkpoint(checkpoint).record["stage1"]
     middle = np.linalg.norm(disc - 15.5, axis=-1).mean()
