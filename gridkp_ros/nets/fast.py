@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gridkp_ros.nets.gridkp import Dynamics, GaussianHead
+from gridkp_ros.nets.gridkp import Dynamics, GaussianHead, Vision
 
 SLOPE = 0.2  # of every LeakyReLU
 
 
 def leaky(x: Tensor) -> Tensor:
+    """LeakyReLU in place."""
     return F.leaky_relu(x, SLOPE, inplace=True)
 
 
@@ -117,3 +118,45 @@ class UnrolledDynamics:
     def step(self, c: Tensor, of_state: Tensor, of_cells: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Equation 9: the new h and c."""
         return self.dynamics.gate(of_cells + of_state + F.conv2d(z, self.gates_z, padding=1), c)
+
+
+def draw(
+    vision: Vision, features: tuple[Tensor, Tensor, Tensor], reference: Tensor, ref_xy: Tensor, xy: Tensor
+) -> Tensor:
+    """`Vision.decode` of n frames from each reference: keypoints [B,n,K,2], all else [B,...] -> [B*n,C,H,W].
+
+    What a convolution makes of the reference's features is computed once for its n frames.
+    """
+    c, shape = vision.config, xy.shape[:2]
+    n, xy = shape[1], xy.flatten(0, 1)
+    h1, h2, h3 = features
+
+    def beside(of_frames: Tensor, of_reference: Tensor) -> Tensor:
+        return leaky((of_frames.unflatten(0, shape) + of_reference.unsqueeze(1)).flatten(0, 1))
+
+    now, then = vision.gaussian(xy), for_each(vision.gaussian(ref_xy), n)
+    maps = now - then if c.maps == "difference" else torch.cat((now, then), dim=1)
+    conv, own = vision.merge[0], maps.shape[1]
+    x = beside(F.conv2d(maps, conv.weight[:, :own]), F.conv2d(h3, conv.weight[:, own:], conv.bias))
+    x = vision.level0(x)
+    (conv, _), *rest = vision.level1
+    own = x.shape[1]
+    x = conv_upsampled(x, upsampled_kernel(conv.weight[:, :own]), None)
+    x = beside(x, F.conv2d(h2, conv.weight[:, own:], conv.bias, padding=1))
+    for layer in rest:
+        x = layer(x)
+    (conv, _), *rest = vision.level2
+    own, kernels = x.shape[1], conv.weight
+    if vision.warp is None:
+        reference = for_each(reference, n)
+        x = conv_upsampled(x, upsampled_kernel(kernels[:, :own]), None)
+        x = beside(x, F.conv2d(h1, kernels[:, own:], conv.bias, padding=1))
+    else:
+        flow = vision.warp(x, for_each(ref_xy, n), xy)
+        moved = vision.move(for_each(torch.cat((reference, h1), dim=1), n), flow)
+        reference, h1 = moved.split((c.channels, c.base), dim=1)
+        x = conv_upsampled(x, upsampled_kernel(kernels[:, :own]), None)
+        x = leaky(x + F.conv2d(h1, kernels[:, own:], conv.bias, padding=1))
+    for layer in rest:
+        x = layer(x)
+    return reference + vision.to_image(x)

@@ -218,6 +218,11 @@ class Vision(nn.Module):
         """Appearance features of a reference frame: [N,C,H,W] -> features at 1, 1/2 and 1/4 of its size."""
         return self.appearance(image)
 
+    @staticmethod
+    def move(x: Tensor, grid: Tensor) -> Tensor:
+        """Maps [N,C,H,W] as they are found where a `KeypointWarp` says that each pixel comes from."""
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=True)
+
     def decode(self, features: tuple[Tensor, Tensor, Tensor], reference: Tensor, ref_xy: Tensor, xy: Tensor) -> Tensor:
         """Draw frames [N,C,H,W] with keypoints xy [N,K,2], from a reference frame, its features and its keypoints."""
         h1, h2, h3 = features
@@ -226,12 +231,7 @@ class Vision(nn.Module):
         x = self.level0(self.merge(torch.cat((maps, h3), dim=1)))
         x = self.level1(torch.cat((upsample(x), h2), dim=1))
         if self.warp is not None:
-            moved = F.grid_sample(
-                torch.cat((reference, h1), dim=1),
-                self.warp(x, ref_xy, xy),
-                padding_mode="border",
-                align_corners=True,
-            )
+            moved = self.move(torch.cat((reference, h1), dim=1), self.warp(x, ref_xy, xy))
             reference, h1 = moved.split((self.config.channels, self.config.base), dim=1)
         x = self.level2(torch.cat((upsample(x), h1), dim=1))
         return reference + self.to_image(x)

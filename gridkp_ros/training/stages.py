@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gridkp_ros.nets import fast
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.fast import UnrolledDynamics
 from gridkp_ros.nets.gridkp import Dynamics, MotionPrior, Vision
@@ -168,33 +169,28 @@ class VisionStage(Stage):
         return frames[torch.arange(b, device=frames.device).unsqueeze(1), order], order
 
     def reconstruct(self, chosen: Tensor, xy: Tensor) -> dict[str, Tensor]:
-        """Draw frames 1..n of [B,1+n,C,H,W] from frame 0, with keypoints [B,1+n,K,2]; the loss and three PSNRs.
+        """Draw frames 1..n of [B,1+n,C,H,W] from frame 0, with keypoints [B,1+n,K,2]; the loss and PSNRs.
 
-        psnr_copy is that of the reference itself, psnr_still that of the frame drawn without moving a keypoint: a
-        synthesiser that takes no notice of keypoints has psnr = psnr_still.
+        psnr_copy is that of the reference itself; psnr_still, in validation alone, that of the frame drawn without
+        moving a keypoint: a synthesiser that takes no notice of keypoints has psnr = psnr_still.
         """
-        n = chosen.shape[1] - 1
+        reference, targets, vision = chosen[:, 0], chosen[:, 1:], self.vision
+        features = vision.encode(reference)
+        drawn = fast.draw(vision, features, reference, xy[:, 0], xy[:, 1:])
 
-        def for_each_target(x: Tensor) -> Tensor:  # [B, ...] -> [B*n, ...]
-            return x.unsqueeze(1).expand(-1, n, *x.shape[1:]).flatten(0, 1)
+        def psnr(frames: Tensor) -> Tensor:  # of [B, n or 1, C, H, W]
+            squared = (frames.detach().clamp(-0.5, 0.5) - targets).square().flatten(2).mean(dim=2)
+            return -10 * torch.log10(squared.clamp(min=1e-10)).mean()
 
-        reference, targets = chosen[:, 0], chosen[:, 1:].flatten(0, 1)
-        own = self.vision.encode(reference)
-        features = tuple(for_each_target(f) for f in own)
-        drawn = self.vision.decode(
-            features, for_each_target(reference), for_each_target(xy[:, 0]), xy[:, 1:].flatten(0, 1)
-        )
-        with torch.no_grad():
-            squared = (drawn.clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
-            drawn_still = self.vision.decode(own, reference, xy[:, 0], xy[:, 0])
-            still = (for_each_target(drawn_still).clamp(-0.5, 0.5) - targets).square().flatten(1).mean(dim=1)
-            copied = (for_each_target(reference) - targets).square().flatten(1).mean(dim=1)
-        return {
-            "reconstruction": losses.reconstruction(drawn, targets),
-            "psnr": -10 * torch.log10(squared.clamp(min=1e-10)).mean(),
-            "psnr_still": -10 * torch.log10(still.clamp(min=1e-10)).mean(),
-            "psnr_copy": -10 * torch.log10(copied.clamp(min=1e-10)).mean(),
+        values = {
+            "reconstruction": losses.reconstruction(drawn, targets.flatten(0, 1)),
+            "psnr": psnr(drawn.view_as(targets)),
+            "psnr_copy": psnr(reference.unsqueeze(1)),
         }
+        if not self.training:
+            with torch.no_grad():
+                values["psnr_still"] = psnr(fast.draw(vision, features, reference, xy[:, 0], xy[:, :1]).unsqueeze(1))
+        return values
 
     def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         return self.losses(batch, generator)
