@@ -22,6 +22,8 @@ from gridkp_ros.geometry import InputSpec
 # Name of a data set -> module.class. Imported when asked for, because some need libraries of their own.
 DATASETS: dict[str, str] = {
     "lerobot": "gridkp_ros.data.datasets.lerobot.LeRobot",
+    "suturebot": "gridkp_ros.data.datasets.suturebot.SutureBot",
+    "dm_control": "gridkp_ros.data.datasets.dm_control.DMControl",
     "footage": "gridkp_ros.data.datasets.footage.Footage",
     "kth": "gridkp_ros.data.datasets.kth.KTH",
     "human36m": "gridkp_ros.data.datasets.human36m.Human36M",
