@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from gridkp_ros.data.sources import DataError, FrameSource, StampedFrame, open_source
+from gridkp_ros.data.sources import DataError, open_source
 from gridkp_ros.data.video_out import VideoWriter
 from gridkp_ros.evaluation.episodes import EpisodeSource
 from gridkp_ros.evaluation.metrics import EvaluationError
 from gridkp_ros.evaluation.replay import frame_steps, model_steps, replay
 from gridkp_ros.geometry import Region
 from gridkp_ros.runtime import Predictor
+from support.streams import Made
 from support.tiny_bundle import still_baselines, write_tiny_bundle
 
 SUTUREBOT = Path(__file__).parents[3] / "shared/data/suturebot"
@@ -30,18 +31,6 @@ def spots(time_s: float, width: int, height: int) -> np.ndarray:
     for x, y in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
         cv2.circle(image, (round(x * width + shift), round(y * height)), max(3, width // 20), (255, 240, 230), -1)
     return image
-
-
-class Made(FrameSource):
-    """Frames made on the spot."""
-
-    def __init__(self, frames: list[tuple[float, np.ndarray]]) -> None:
-        super().__init__(Path("made"))
-        self._made, self.length = frames, len(frames)
-
-    def _frames(self):
-        for time_s, image in self._made:
-            yield StampedFrame(round(time_s * 1e9), image)
 
 
 def made(rate_hz: float = 30, duration_s: float = 4.0, width: int = 128, height: int = 96) -> Made:
