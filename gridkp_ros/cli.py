@@ -526,8 +526,23 @@ def _show_result(result: dict[str, Any], out: Path, as_json: bool) -> None:
             means = [by_step[metric][method]["mean"] for by_step in result["horizons"].values()]
             table.add_row(metric, method, *("-" if m is None else f"{m:.3f}" for m in means))
     console.print(table)
+    console.print(_keypoint_sentence(result), highlight=False)
+    if "fvd" in result:
+        console.print("FVD: " + ", ".join(f"{name} {value}" for name, value in result["fvd"].items()), highlight=False)
     made = "metrics.json with intervals and curves" + (", report.html" if (out / "report.html").is_file() else "")
     console.print(f"{out}: {made}", highlight=False)
+
+
+def _keypoint_sentence(result: dict[str, Any]) -> str:
+    """Say what share of the keypoints moves, moves like all others, and moves with an instrument."""
+    motion, followed = result["keypoint_motion"], result.get("keypoints_with_instrument", {}).get("share")
+    shares = {
+        "move": motion["moving_share"], "move like all others": motion["alike_share"],
+        "move with an instrument": followed,
+    }
+    return "Keypoints that " + ", ".join(
+        f"{what}: {'not known' if share is None else f'{share:.0%}'}" for what, share in shares.items()
+    )
 
 
 def main(args: list[str] | None = None) -> int:
