@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from gridkp_ros.data.sources import DataError
@@ -134,11 +135,13 @@ def to_recording(clip: RawClip, spec: InputSpec, period_s: float) -> Recording:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Photometric changes drawn once for each clip, so that they never look like motion.
+    """Changes drawn once for each clip, so that they never look like motion.
 
     gain: largest factor on brightness (1.3 draws from 1/1.3 to 1.3); color: the same for each channel by itself;
     offset: largest grey levels added; noise: largest standard deviation of pixel noise, grey levels; flip: mirror
     left-right with probability 1/2 (named points are then not used, since a mirrored left instrument is no right one).
+    zoom: largest magnification of a part of the image, as by another lens or place of the camera (1: none);
+    rotation_deg: largest rotation. Both move the named points along.
     """
 
     gain: float = 1.0
@@ -146,6 +149,19 @@ class Augmentation:
     offset: float = 0.0
     noise: float = 0.0
     flip: bool = False
+    zoom: float = 1.0
+    rotation_deg: float = 0.0
+
+    def view(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Draw another view of an image: float64 [2,3], new pixels out of old ones; None where views are off."""
+        if self.zoom == 1.0 and self.rotation_deg == 0.0:
+            return None
+        scale = np.exp(rng.uniform(0, 1) * np.log(self.zoom))
+        angle = np.deg2rad(rng.uniform(-1, 1) * self.rotation_deg)
+        middle = np.array([width - 1, height - 1]) / 2
+        looked_at = middle + rng.uniform(-1, 1, 2) * (1 - 1 / scale) * middle  # the part stays within the image
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return np.column_stack([turn, middle - turn @ looked_at])
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
         """Return the changed clip, uint8 [T,H,W,C], and whether it was mirrored."""
@@ -220,12 +236,19 @@ class ClipDataset:
         which, start, rng = self.draw(index)
         recording, window = self.recordings[which], slice(start, start + self.clip_length)
         frames, mirrored = self.augmentation.apply(recording.frames[window], rng)
+        height, width = frames.shape[1:3]
+        view = self.augmentation.view(height, width, rng)
+        if view is not None:
+            frames = np.stack([_seen_as(view, frame) for frame in frames])
         points = np.zeros((self.clip_length, self.num_points, 2), np.float32)
         known = np.zeros((self.clip_length, self.num_points), bool)
         visible = np.zeros((self.clip_length, self.num_points), bool)
         if recording.points is not None and self.num_points and not mirrored:
             points = recording.points[window].astype(np.float32)
             visible = recording.visible[window]
+            if view is not None:
+                points = (points @ view[:, :2].T + view[:, 2]).astype(np.float32)
+                visible = visible & ((points >= 0) & (points <= (width - 1, height - 1))).all(axis=-1)
             known[:] = True
         return {
             "frames": np.ascontiguousarray(frames.transpose(0, 3, 1, 2)),
@@ -234,6 +257,13 @@ class ClipDataset:
             "visible": visible,
             **{name: _extra(recording, name)[window] for name in self.extras},
         }
+
+
+def _seen_as(view: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Return a frame [H,W,C] in another view; what it did not show is mirrored at its border."""
+    height, width = frame.shape[:2]
+    moved = cv2.warpAffine(frame, view, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return moved.reshape(frame.shape)
 
 
 def _extra(recording: Recording, name: str) -> Any:

@@ -30,7 +30,8 @@ def state_shapes(dynamics: Dynamics) -> dict[str, tuple[int, ...]]:
     """Name and shape of each state tensor of a bundle: the network's own, and `drift` [K,3].
 
     drift is the covariance gathered since the newest frame (xx, xy, yy, px^2): each predicted step adds the spread of
-    its own distribution, as independent errors of a walk do, and an observed frame takes it back to zero. A variant
+    its own distribution, as independent errors of a walk do, after what was there has grown by a share fitted on
+    validation clips (`training.stages.DynamicsStage.fit_drift`); an observed frame takes it back to zero. A variant
     that predicts points (`export.propagation`) has none.
     """
     if dynamics.config.propagation != "binary":
@@ -84,16 +85,11 @@ class ForecastStep(nn.Module):
     The logits [N,K,H*W] come out too, for the proof that graph and network agree; the horizon's graph drops them.
     """
 
-    def __init__(self, dynamics: Dynamics) -> None:
+    def __init__(self, dynamics: Dynamics, drift_growth: float = 0.0) -> None:
         super().__init__()
-        self.dynamics = dynamics
-        c = dynamics.config
+        self.dynamics, self.drift_growth = dynamics, drift_growth
         self.inputs = (*state_shapes(dynamics), "noise")
         self.outputs = (*(f"{name}_out" for name in state_shapes(dynamics)), "pose", "spread", "confidence", "logits")
-        self.middle = ((c.width - 1) / 2, (c.height - 1) / 2)
-        x, y = torch.arange(c.width) - self.middle[0], torch.arange(c.height) - self.middle[1]
-        self.register_buffer("powers_x", torch.stack((x**0, x, x**2), dim=1), persistent=False)  # [W, 3]
-        self.register_buffer("powers_y", torch.stack((y**0, y, y**2), dim=0), persistent=False)  # [3, H]
         r = CONFIDENT_RADIUS
         near = [(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1) if i * i + j * j <= r * r]
         self.register_buffer("near", torch.tensor(near), persistent=False)  # [cells, 2], columns and rows
@@ -108,22 +104,12 @@ class ForecastStep(nn.Module):
         row = torch.div(classes, d.config.width, rounding_mode="floor")
         pose = torch.stack((classes - row * d.config.width, row), dim=-1).float()
         p = logits.softmax(dim=-1)
-        spread = drift + self.spread(p, pose)
+        spread = (1 + self.drift_growth) * drift + kp.second_moments(p, pose, d.config.height, d.config.width)
         confidence = self.confidence(p, classes - row * d.config.width, row)
         h, c = d.step(h, c, d.encode_maps(classes_to_maps(classes, d.config)), z)
-        tracks = d.advance_tracks(tuple(tracks), pose)
+        tracks = d.advance_tracks(tuple(tracks), pose, observed=False)
         # An output may not stand for two names, hence the sum with zero.
         return h, c, *tracks, spread, pose, spread + 0.0, confidence, logits
-
-    def spread(self, p: Tensor, pose: Tensor) -> Tensor:
-        """Second moments [N,K,3] (xx, xy, yy) about a pose [N,K,2] of distributions over cells [N,K,H*W]."""
-        c = self.dynamics.config
-        moments = self.powers_y @ (p.unflatten(-1, (c.height, c.width)) @ self.powers_x)  # [N,K,3,3], of y and x
-        u, v = pose[..., 0] - self.middle[0], pose[..., 1] - self.middle[1]
-        one, x, x2 = moments[..., 0, 0], moments[..., 0, 1], moments[..., 0, 2]
-        y, xy, y2 = moments[..., 1, 0], moments[..., 1, 1], moments[..., 2, 0]
-        xx, yy = x2 - 2 * u * x + u * u * one, y2 - 2 * v * y + v * v * one
-        return torch.stack((xx.clamp(min=0.0), xy - u * y - v * x + u * v * one, yy.clamp(min=0.0)), dim=-1)
 
     def confidence(self, p: Tensor, column: Tensor, row: Tensor) -> Tensor:
         """Probability [N,K] of distributions over cells [N,K,H*W] within CONFIDENT_RADIUS of a cell [N,K]."""

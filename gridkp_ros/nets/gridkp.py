@@ -258,11 +258,18 @@ class MotionPrior(nn.Module):
     on between two cells. The density is a mixture of two Gaussians around the expected position and a small uniform
     part, so that the network can always overrule it.
 
-    State: track [N,K,3]: x, y in cells, and 1 once a cell has been seen (else 0); momentum [N,width]: of the GRU.
+    Footage of another rig moves otherwise: one instrument may rest for long, keypoints may be less steady. So what the
+    network foretells is believed as far as it has come true of late: for each keypoint a running regression, without
+    intercept, of the displacements that came on those foretold one frame ahead gives a gain in [0, 1].
+
+    State: track [N,K,5]: x, y in cells, 1 once a cell has been seen (else 0), and the regression's two sums, of
+    foretold times come and of foretold squared, in cells squared; momentum [N,width]: of the GRU.
     """
 
     FASTEST = 6.0  # cells a step: what is faster is a keypoint that was found elsewhere
     UNIFORM = 1e-3  # probability that the next cell is any cell at all
+    FADING = 0.97  # of the regression's sums with each frame: it remembers some 33 frames, two seconds
+    BELIEF = 2.0  # cells squared with which the regression begins, at a gain of one
 
     def __init__(self, config: GridKeypointConfig) -> None:
         super().__init__()
@@ -280,26 +287,42 @@ class MotionPrior(nn.Module):
         answer = self.answer(momentum).unflatten(-1, (track.shape[1], 5))
         return track[..., :2] + answer[..., :2], answer[..., 2:]
 
-    def advance(self, track: Tensor, momentum: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Absorb the cells [N,K,2] that came next; returns the new state."""
-        ahead, _ = self.predict(track, momentum)
-        seen = track[..., 2:]
-        x = pixels + seen * (ahead - pixels).clamp(-0.5, 0.5)
+    def gain(self, track: Tensor) -> Tensor:
+        """How far a foretold displacement is believed, [N,K,1] in [0,1]."""
+        return ((track[..., 3:4] + self.BELIEF) / (track[..., 4:5] + self.BELIEF)).clamp(0.0, 1.0)
+
+    def expect(self, track: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """As `predict`, the displacement being believed as far as it has come true of late."""
+        ahead, shape = self.predict(track, momentum)
+        return track[..., :2] + self.gain(track) * (ahead - track[..., :2]), shape
+
+    def advance(
+        self, track: Tensor, momentum: Tensor, pixels: Tensor, observed: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Absorb the cells [N,K,2] that came next; returns the new state. observed: they were seen, not predicted."""
+        seen, sums = track[..., 2:3], track[..., 3:]
+        ahead, _ = self.expect(track, momentum)
+        x = pixels + seen * (ahead - pixels).clamp(-0.5, 0.5) * (self.gain(track) if observed else 1.0)
         moved = seen * (x - track[..., :2]).clamp(-self.FASTEST, self.FASTEST)
+        if observed:
+            foretold = self.predict(track, momentum)[0] - track[..., :2]
+            came = (pixels - track[..., :2]).clamp(-self.FASTEST, self.FASTEST)
+            new = torch.stack(((foretold * came).sum(dim=-1), foretold.square().sum(dim=-1)), dim=-1)
+            sums = self.FADING * sums + seen * new
         middle = torch.tensor([self.size[1] / 2, self.size[0] / 2], device=x.device)
         features = torch.cat((moved / 2, (x - middle) / 20), dim=-1).flatten(1)
-        return torch.cat((x, torch.ones_like(seen)), dim=-1), self.gru(self.read(features), momentum)
+        return torch.cat((x, torch.ones_like(seen), sums), dim=-1), self.gru(self.read(features), momentum)
 
     def forward(self, track: Tensor, momentum: Tensor) -> Tensor:
         """Log-density over cells [N,K,H*W], up to a constant; the same everywhere for keypoints never seen."""
         height, width = self.size
-        ahead, shape = self.predict(track, momentum)
+        ahead, shape = self.expect(track, momentum)
         x = torch.arange(width, device=track.device, dtype=track.dtype)
         y = torch.arange(height, device=track.device, dtype=track.dtype)
         dx2, dy2 = (x - ahead[..., 0:1]) ** 2, (y - ahead[..., 1:2]) ** 2  # [N, K, W], [N, K, H]
         precision = (-2 * shape[..., :2].clamp(-1.5, 3.0)).exp().unsqueeze(-1)  # [N, K, 2, 1], of both Gaussians
         narrow = shape[..., 2:3].sigmoid()
-        seen = track[..., 2:].clamp(0.0, 1.0).unsqueeze(-1)
+        seen = track[..., 2:3].clamp(0.0, 1.0).unsqueeze(-1)
         share = torch.stack((narrow, 1 - narrow), dim=-2) * seen
         # A Gaussian is the product of its profiles, so the mixture is one small matrix product.
         along_x = torch.exp(-0.5 * precision * dx2.unsqueeze(-2))  # [N, K, 2, W]
@@ -340,7 +363,7 @@ class Dynamics(nn.Module):
         hidden = (self.config.hidden, *self.config.latent_size)
         state = {"h": hidden, "c": hidden}
         if self.motion_prior is not None:
-            state |= {"track": (self.config.num_keypoints, 3), "momentum": (self.config.motion_width,)}
+            state |= {"track": (self.config.num_keypoints, 5), "momentum": (self.config.motion_width,)}
         return state
 
     @property
@@ -373,9 +396,9 @@ class Dynamics(nn.Module):
         """What the motion prior adds to the logits, [N,K,H*W]; tracks: the state after h and c, empty without one."""
         return self.motion_prior(*tracks) if self.motion_prior is not None else 0.0
 
-    def advance_tracks(self, tracks: tuple[Tensor, ...], pixels: Tensor) -> tuple[Tensor, ...]:
-        """The motion prior's state after cells [N,K,2]; empty without a motion prior."""
-        return self.motion_prior.advance(*tracks, pixels) if self.motion_prior is not None else ()
+    def advance_tracks(self, tracks: tuple[Tensor, ...], pixels: Tensor, observed: bool = True) -> tuple[Tensor, ...]:
+        """The motion prior's state after cells [N,K,2], seen or predicted; empty without a motion prior."""
+        return self.motion_prior.advance(*tracks, pixels, observed) if self.motion_prior is not None else ()
 
     def logits(self, h: Tensor, z: Tensor) -> Tensor:
         """Equation 8: unnormalised log-probability of each cell, [N,K,H*W], before the motion prior's part."""

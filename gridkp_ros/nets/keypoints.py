@@ -84,3 +84,16 @@ def gaussian_maps(xy: Tensor, height: int, width: int, sigma: float) -> Tensor:
     gx = gx / gx.amax(dim=-1, keepdim=True)
     gy = gy / gy.amax(dim=-1, keepdim=True)
     return gy.unsqueeze(-1) * gx.unsqueeze(-2)
+
+
+def second_moments(p: Tensor, about: Tensor, height: int, width: int) -> Tensor:
+    """Second moments (xx, xy, yy) in cells squared of distributions over cells [...,H*W] about points [...,2]."""
+    middle = ((width - 1) / 2, (height - 1) / 2)  # near the points: single precision keeps what matters
+    x, y = torch.arange(width, device=p.device) - middle[0], torch.arange(height, device=p.device) - middle[1]
+    powers_x, powers_y = torch.stack((x**0, x, x**2), dim=1), torch.stack((y**0, y, y**2), dim=0)
+    moments = powers_y @ (p.unflatten(-1, (height, width)) @ powers_x)  # [..., 3, 3], of y and x
+    u, v = about[..., 0] - middle[0], about[..., 1] - middle[1]
+    one, mx, mx2 = moments[..., 0, 0], moments[..., 0, 1], moments[..., 0, 2]
+    my, mxy, my2 = moments[..., 1, 0], moments[..., 1, 1], moments[..., 2, 0]
+    xx, yy = mx2 - 2 * u * mx + u * u * one, my2 - 2 * v * my + v * v * one
+    return torch.stack((xx.clamp(min=0.0), mxy - u * my - v * mx + u * v * one, yy.clamp(min=0.0)), dim=-1)

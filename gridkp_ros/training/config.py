@@ -81,13 +81,15 @@ Source = Annotated[SimulatorSource | FootageSource | DatasetSource, Field(discri
 
 
 class AugmentationConfig(Strict):
-    """Photometric changes, see `data.clips.Augmentation`."""
+    """Photometric changes and other views, see `data.clips.Augmentation`."""
 
     gain: float = Field(1.0, ge=1.0)
     color: float = Field(1.0, ge=1.0)
     offset: float = Field(0.0, ge=0.0)
     noise: float = Field(0.0, ge=0.0)
     flip: bool = False
+    zoom: float = Field(1.0, ge=1.0)
+    rotation_deg: float = Field(0.0, ge=0.0, le=180.0)
 
 
 class DataConfig(Strict):
@@ -170,12 +172,18 @@ class MotionConfig(OptimiserConfig):
     """The motion prior alone, on detected cells, before stage 2 keeps it fixed (not in the paper).
 
     clip_length: frames. observed: frames seen before the first prediction. horizon: steps predicted from each frame.
-    shift: cells a clip is moved by at most, so that places are not learned by heart.
+    shift: cells a clip is moved by at most, so that places are not learned by heart. zoom: largest factor by which it
+    is magnified or made smaller. slow_share: of the clips, in which some keypoints are slowed down, half of them to a
+    rest. jitter: largest standard deviation, in cells, of the noise on a keypoint's cells (in half of the clips,
+    another for each keypoint): how steady a detector is on footage of another rig is not known beforehand.
     """
 
     steps: int = Field(500, ge=0)
     clip_length: int = Field(40, ge=8)
     shift: int = Field(0, ge=0)
+    zoom: float = Field(1.0, ge=1.0)
+    slow_share: float = Field(0.0, ge=0.0, le=1.0)
+    jitter: float = Field(0.0, ge=0.0)
     observed: PositiveInt = 5
     horizon: PositiveInt = 15
 

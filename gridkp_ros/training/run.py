@@ -250,6 +250,7 @@ def train(
     }  # fmt: skip
     processes = wanted(config.trainer)
     if processes > 1 and launched() is None:
+        check_batches(config, processes)
         return spread(processes, train_in_process, options)
     return train_in_process(options)
 
@@ -280,7 +281,7 @@ def _train(
     only: str | None,
     place: Processes,
 ) -> Path:
-    check_batches(config, place)
+    check_batches(config, place.world)
     place.tell(lambda: claim(folder, config_path, config, from_bundle, take, resume))
     lightning.seed_everything(config.seed, verbose=False)
 
@@ -341,6 +342,11 @@ def _train(
         batches = [batch["classes"] for batch in DataLoader(checked, o2.batch_clips)]
         run.record["decoder_gain"] = stage2.shrink_decoder(batches)
         log.info("stage2: the decoder's last layer is scaled by %g", run.record["decoder_gain"])
+    if config.model.propagation == "binary":
+        batches = [batch["classes"] for batch in DataLoader(checked, o2.batch_clips)]
+        ahead = min(config.trusted_steps or config.data.clip_length // 2, length - 2)
+        run.record["drift_growth"] = stage2.fit_drift(batches, ahead)
+        log.info("stage2: covariance grows by %g with each step", run.record["drift_growth"])
 
     probe = None
     if run.truth:

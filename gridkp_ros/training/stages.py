@@ -292,21 +292,22 @@ class MotionStage(Stage):
     def losses(self, classes: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """classes: cells, int64 [B,T,K]. Predicts `horizon` frames from every third frame that has them ahead.
 
-        generator: moves each clip by up to `shift` cells, as if the camera looked elsewhere, and lets half of the clips
-        begin with what another clip left in the GRU: online it has been running for longer than any clip.
+        generator: varies the clips, see `vary`, and lets half of them begin with what another clip left in the GRU:
+        online it has been running for longer than any clip.
         """
         prior, (b, t, k), horizon = self.prior, classes.shape, self.options.horizon
         pixels = kp.classes_to_pixels(classes, prior.size[1])
         if generator is not None:
-            shift = self.options.shift
-            pixels += self.drawn(partial(torch.randint, -shift, shift + 1), (b, 1, 1, 2), generator)
+            pixels = self.vary(pixels, generator)
             classes = kp.to_classes(pixels, *prior.size)
             pixels = kp.classes_to_pixels(classes, prior.size[1])  # at the border where they would leave the grid
-        track, momentum = pixels.new_zeros(b, k, 3), pixels.new_zeros(b, prior.gru.hidden_size)
+        # None of the cells counts as observed: training is not to lean on how far a prediction is believed.
+        advance = partial(prior.advance, observed=False)
+        track, momentum = pixels.new_zeros(b, k, 5), pixels.new_zeros(b, prior.gru.hidden_size)
         if generator is not None:
             with torch.no_grad():
                 for i in range(t):
-                    track, momentum = prior.advance(track, momentum, pixels[:, i].roll(1, dims=0))
+                    track, momentum = advance(track, momentum, pixels[:, i].roll(1, dims=0))
             kept = self.drawn(torch.rand, (b, 1), generator) < 0.5
             track, momentum = torch.zeros_like(track), momentum * kept
         tracks, momenta, density = [], [], []
@@ -314,7 +315,7 @@ class MotionStage(Stage):
         for i in range(t - horizon):
             if i % every == every - 1:
                 density.append(losses.keypoint_cross_entropy(prior(track, momentum), classes[:, i]))
-            track, momentum = prior.advance(track, momentum, pixels[:, i])
+            track, momentum = advance(track, momentum, pixels[:, i])
             tracks.append(track)
             momenta.append(momentum)
         origins = range(self.options.observed - 1, t - horizon, 3)
@@ -325,13 +326,36 @@ class MotionStage(Stage):
             truth = torch.cat([pixels[:, i + step] for i in origins])
             ahead, _ = prior.predict(track, momentum)
             error.append((ahead - truth).square().sum(dim=-1).add(1e-4).sqrt().mean())
-            track, momentum = prior.advance(track, momentum, ahead.detach().round())
+            track, momentum = advance(track, momentum, ahead.detach().round())
             if step in (2, 5, 10, 15):
                 values[f"cells_{step}"] = (ahead.detach().round() - truth).norm(dim=-1).mean()
                 values[f"cells_{step}_stays_put"] = (last - truth).norm(dim=-1).mean()
         values |= {"distance": torch.stack(error).mean(), "cross_entropy": torch.stack(density).mean()}
         values["loss"] = values["distance"] + values["cross_entropy"]
         return values
+
+    def vary(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Clips [B,T,K,2] as another scene, camera and detector would have them: slower, moved, magnified, unsteady."""
+        o, (b, t, k, _) = self.options, pixels.shape
+
+        def drawn(*shape: int) -> Tensor:
+            return self.drawn(torch.rand, shape, generator)
+
+        if o.slow_share:  # the first part of a clip, stretched over it: for all keypoints, or for half of them
+            slow = (drawn(b, 1) < o.slow_share) & ((drawn(b, k) < 0.5) | (drawn(b, 1) < 0.3))
+            speed = torch.where(slow, drawn(b, 1) * (drawn(b, 1) < 0.5), 1.0)  # [B, K]
+            times = torch.arange(t, device=pixels.device).view(1, t, 1) * speed.unsqueeze(1)  # [B, T, K]
+            before = times.floor().long().clamp(max=t - 2).unsqueeze(-1).expand(-1, -1, -1, 2)
+            share = times.unsqueeze(-1) - before
+            pixels = (1 - share) * pixels.gather(1, before) + share * pixels.gather(1, before + 1)
+        if o.zoom > 1:
+            middle = torch.tensor([self.prior.size[1] / 2, self.prior.size[0] / 2], device=pixels.device)
+            pixels = middle + (pixels - middle) * o.zoom ** (2 * drawn(b, 1, 1, 1) - 1)
+        pixels = pixels + self.drawn(partial(torch.randint, -o.shift, o.shift + 1), (b, 1, 1, 2), generator)
+        if o.jitter:
+            unsteady = o.jitter * drawn(b, 1, k, 1).square() * (drawn(b, 1, 1, 1) < 0.5)
+            pixels = pixels + unsteady * self.drawn(torch.randn, pixels.shape, generator)
+        return pixels
 
     def learn(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         return self.losses(batch["classes"], generator)
@@ -525,14 +549,48 @@ class DynamicsStage(Stage):
                 break
         return gain
 
+    @torch.no_grad()
+    def fit_drift(self, clips: Sequence[Tensor], steps: int) -> float:
+        """The share by which gathered covariance has to grow with each step for the 90 % ellipses to hold 90 %.
+
+        clips: batches of cells, int64 [B,T,K], of which the last `steps` are forecast. The errors of successive steps
+        are not independent, as a sum of their variances would have it: an instrument that was expected to rest and
+        moves goes on moving. See `export.graphs.state_shapes`.
+        """
+        d, gathered, off = self.dynamics, [], []
+        for classes in clips:
+            truth = kp.classes_to_pixels(classes, d.config.width)
+            state = d.initial_state(len(truth), truth)
+            for i in range(truth.shape[1] - steps):
+                state = observe(d, state, truth[:, i])
+            logits = free_run(d, state, steps)  # [B, steps, K, cells]
+            best = kp.classes_to_pixels(logits.argmax(dim=-1), d.config.width)
+            gathered.append(kp.second_moments(logits.softmax(dim=-1), best, d.config.height, d.config.width))
+            off.append(truth[:, -steps:] - best)
+        spread, offset = torch.cat(gathered), torch.cat(off)
+
+        def held(growth: float) -> float:
+            """The share of points inside their ellipse, over all steps."""
+            covariance, inside = torch.zeros_like(spread[:, 0]), []
+            for step in range(steps):
+                covariance = (1 + growth) * covariance + spread[:, step]
+                xx, xy, yy = (covariance + covariance.new_tensor([1 / 12, 0, 1 / 12])).unbind(-1)
+                x, y = offset[:, step].unbind(-1)
+                distance = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
+                inside.append(distance <= -2 * math.log(0.1))
+            return torch.stack(inside).float().mean().item()
+
+        return min((g / 100 for g in range(0, 41)), key=lambda growth: abs(held(growth) - 0.9))
+
 
 def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Absorb one frame's cells [B,K,2]; z: the latent, by default the posterior's mean."""
+    """Absorb one frame's cells [B,K,2]; z: the latent of predicted ones, by default the cells were seen."""
     h, c, *tracks = state
     maps = kp.binary_maps(kp.to_classes(pixels, d.config.height, d.config.width), d.config.height, d.config.width)
-    if z is None:
+    seen = z is None
+    if seen:
         z, _ = d.posterior(h, d.posterior_maps(maps))
-    return (*d.step(h, c, d.encode_maps(maps), z), *d.advance_tracks(tuple(tracks), pixels))
+    return (*d.step(h, c, d.encode_maps(maps), z), *d.advance_tracks(tuple(tracks), pixels, observed=seen))
 
 
 def free_run(d: Dynamics, state: tuple[Tensor, ...], steps: int) -> Tensor:
@@ -552,6 +610,6 @@ def follow_momentum(d: Dynamics, tracks: tuple[Tensor, ...], steps: int) -> Tens
     out = []
     for _ in range(steps):
         pixels = kp.classes_to_pixels(d.prior_logits(tracks).argmax(dim=-1), d.config.width)
-        tracks = d.advance_tracks(tracks, pixels)
+        tracks = d.advance_tracks(tracks, pixels, observed=False)
         out.append(pixels)
     return torch.stack(out, dim=1)

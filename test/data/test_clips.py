@@ -82,3 +82,26 @@ def test_photometric_changes_are_the_same_for_all_frames_of_a_clip() -> None:
     still = Recording("still", np.full((10, 8, 8, 3), 100, np.uint8))
     item = ClipDataset([still], 10, 1, seed=5, augmentation=Augmentation(gain=1.5, color=1.2, offset=20))[0]
     assert (item["frames"] == item["frames"][0]).all() and item["frames"][0, 0, 0, 0] != 100
+
+
+def test_another_view_moves_the_points_with_the_picture_and_hides_what_leaves_it() -> None:
+    size, at = 64, np.array([40.0, 22.0])
+    y, x = np.mgrid[:size, :size]
+    blob = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 18)
+    frames = np.repeat((255 * blob).astype(np.uint8)[None, :, :, None], 6, axis=0)
+    points = np.broadcast_to(np.array([at, [1.0, 1.0]]), (6, 2, 2)).astype(np.float32)
+    still = Recording("blob", frames, points, np.ones((6, 2), bool), point_names=("blob", "corner"))
+    data = ClipDataset([still], 4, 30, seed=2, augmentation=Augmentation(zoom=1.4, rotation_deg=25), num_points=2)
+    moved, hidden = 0, 0
+    for item in (data[i] for i in range(30)):
+        weight = item["frames"][0, 0].astype(float)
+        assert (item["frames"] == item["frames"][:1]).all()  # one view for the whole clip
+        inside = item["visible"][0, 0]
+        if inside and (item["points"][0, 0] > 6).all() and (item["points"][0, 0] < size - 7).all():
+            seen = np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
+            assert np.abs(seen - item["points"][0, 0]).max() < 0.8
+            moved += np.abs(seen - at).max() > 2
+        hidden += not item["visible"][0, 1]
+        assert item["known"].all()
+    assert moved > 10
+    assert hidden > 10

@@ -86,7 +86,7 @@ def test_a_warped_reference_follows_its_keypoint_before_any_training() -> None:
 
 def test_the_motion_prior_says_nothing_of_keypoints_it_never_saw_and_follows_those_it_did() -> None:
     prior = MotionPrior(replace(SMALL, motion_width=8))
-    track, momentum = torch.zeros(1, 4, 3), torch.zeros(1, 8)
+    track, momentum = torch.zeros(1, 4, 5), torch.zeros(1, 8)
     unseen = prior(track, momentum)
     assert (unseen.amax(dim=-1) - unseen.amin(dim=-1)).max() < 1e-4
     pixels = torch.tensor([[[3.0, 4.0], [10.0, 20.0], [31.0, 0.0], [16.0, 16.0]]])
@@ -101,6 +101,22 @@ def test_the_motion_prior_says_nothing_of_keypoints_it_never_saw_and_follows_tho
         variance = math.exp(2 * log_width)
         plain = plain + share * torch.exp(-0.5 * square / variance) / (2 * math.pi * variance)
     assert torch.allclose(density[0, 1].view(32, 32), plain, atol=1e-6)
+
+
+def test_the_motion_prior_is_believed_as_far_as_it_came_true() -> None:
+    prior = MotionPrior(replace(SMALL, motion_width=8))
+    with torch.no_grad():  # it foretells two cells to the right, always and for all
+        prior.answer.bias.view(4, 5)[:, :2] = torch.tensor([2.0, 0.0])
+        track, momentum = torch.zeros(1, 4, 5), torch.zeros(1, 8)
+        for i in range(12):
+            pixels = torch.tensor([[[2.0 + 2 * i, 5.0], [2.0 + i, 8.0], [9.0, 9.0], [30.0 - 2 * i, 3.0]]])
+            track, momentum = prior.advance(track, momentum, pixels)
+        gain = prior.gain(track)[0, :, 0]
+        # Came as foretold; half as far; not at all; the other way.
+        assert gain[0] > 0.95 and 0.4 < gain[1] < 0.65 and gain[2] < 0.15 and gain[3] == 0.0
+        assert (prior.expect(track, momentum)[0][0, 2:] - pixels[0, 2:]).abs().max() < 0.2
+        predicted, _ = prior.advance(track, momentum, pixels, observed=False)
+        assert torch.equal(predicted[..., 3:], track[..., 3:])  # what is only predicted proves nothing
 
 
 def test_gates_computed_for_all_times_at_once_equal_the_plain_step() -> None:
