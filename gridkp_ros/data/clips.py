@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,8 @@ class Recording:
 def nearest_at_period(stamps_ns: Sequence[int], period_s: float) -> np.ndarray:
     """Return the index, int64, of the frame nearest in time to each tick of `period_s`, from first to last stamp.
 
+    Times are stored in steps of up to a millisecond, so that a tick may lie a little after the last stamp.
+
     A slower camera's frames are repeated, a faster one's skipped; training data has no clock to keep up with, so
     unlike the online stream every tick gets its nearest frame.
     """
@@ -58,7 +60,7 @@ def nearest_at_period(stamps_ns: Sequence[int], period_s: float) -> np.ndarray:
     if np.any(np.diff(stamps) <= 0):
         at = int(np.argmax(np.diff(stamps) <= 0))
         raise ValueError(f"frame stamps must increase; frame {at + 1} does not ({stamps[at]} -> {stamps[at + 1]} ns)")
-    ticks = stamps[0] + np.arange(0, stamps[-1] - stamps[0] + 1, period_s * 1e9)
+    ticks = stamps[0] + np.arange(0, stamps[-1] - stamps[0] + 0.05 * period_s * 1e9, period_s * 1e9)
     right = np.clip(np.searchsorted(stamps, ticks), 1, len(stamps) - 1)
     return np.where(ticks - stamps[right - 1] <= stamps[right] - ticks, right - 1, right)
 
@@ -102,8 +104,8 @@ def to_recording(clip: RawClip, spec: InputSpec, period_s: float) -> Recording:
     points = None if clip.points is None else np.array(per_image["points"], np.float32)
     frames = np.empty((len(picked), spec.height, spec.width, spec.channels), np.uint8)
     placement, images = None, 0
-    for index, image in enumerate(clip.images):
-        images += 1
+    for index, image in _images(clip, picked):
+        images = index + 1
         ticks = slice(*np.searchsorted(picked, [index, index + 1]))
         if ticks.start == ticks.stop:
             continue
@@ -113,6 +115,7 @@ def to_recording(clip: RawClip, spec: InputSpec, period_s: float) -> Recording:
         frames[ticks] = placement.to_model_image(image)
         if points is not None:
             points[index] = placement.to_model_points(points[index])
+    images = len(clip.images) if isinstance(clip.images, Sized) else images
     if images != len(stamps):
         raise DataError(f"{clip.name}: {images} images for {len(stamps)} stamps: one for each is needed")
 
@@ -131,6 +134,14 @@ def to_recording(clip: RawClip, spec: InputSpec, period_s: float) -> Recording:
         clip.label,
         tuple(clip.labels[i] for i in picked) if clip.labels else (),
     )
+
+
+def _images(clip: RawClip, picked: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield images with their numbers: those picked where any can be had by its number, else all there are."""
+    if isinstance(clip.images, Sequence):
+        yield from ((int(index), clip.images[index]) for index in np.unique(picked) if index < len(clip.images))
+    else:
+        yield from enumerate(clip.images)
 
 
 @dataclass(frozen=True)

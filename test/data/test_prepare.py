@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from gridkp_ros.data import prepare as module
 from gridkp_ros.data.clips import ClipDataset, to_recording
-from gridkp_ros.data.datasets.base import Item, RawClip
+from gridkp_ros.data.datasets.base import ImageFiles, Item, RawClip
 from gridkp_ros.data.prepare import entry_name, prepare, read_entry, set_folder, spread
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
@@ -172,7 +173,9 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(data: Files, cache: Path, 
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.3)  # its workers end with it
+    while running := [path.stem for path in data.root.glob("*.pid") if Path("/proc", path.stem).exists()]:
+        assert time.monotonic() < deadline, f"workers {running} outlive the process that started them"
+        time.sleep(0.01)
     (folder / ".part-left-1").mkdir()  # as where the kill hits while an entry is written
     entries = {path.parent.name for path in folder.glob("*/entry.json")}
     assert 3 <= len(entries) < 12
@@ -220,6 +223,16 @@ def test_clips_whose_parts_do_not_fit_are_refused() -> None:
         to_recording(RawClip("short", images[:3], stamps), SPEC, 0.1)
     with pytest.raises(DataError, match="short: frame stamps must increase"):
         to_recording(RawClip("short", images, [0, 2, 2, 3]), SPEC, 0.1)
+
+
+def test_of_images_in_files_only_those_needed_are_decoded(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(9)]
+    for index in range(0, 9, 2):
+        cv2.imwrite(str(files[index]), np.full((8, 8, 3), index, np.uint8))
+    recording = to_recording(RawClip("files", ImageFiles(files), np.arange(9) * 10**8), SPEC, 0.2)
+    assert levels(recording) == [0, 2, 4, 6, 8]
+    with pytest.raises(DataError, match="8 images for 9 stamps"):
+        to_recording(RawClip("files", ImageFiles(files[:8]), np.arange(9) * 10**8), SPEC, 0.2)
 
 
 def test_spread_takes_both_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ class Files(DataSet):
     def load(self, item: Item) -> Iterator[RawClip]:
         with (self.root / "read.log").open("a") as file:
             file.write(f"{item.name}\n")
+        (self.root / f"{os.getpid()}.pid").touch()
         time.sleep(self.delay_s)
         rate, n = map(int, item.files[0].read_text().split())
         images = (np.full((16, 16, 3), index + self.options["shade"], np.uint8) for index in range(n))

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gridkp_ros.data.datasets.base import DataSet, Item, RawClip, require
+from gridkp_ros.data.datasets.base import DataSet, ImageFiles, Item, RawClip, require
 from gridkp_ros.data.sources import IMAGE_SUFFIXES, DataError, natural_key
-from gridkp_ros.image_messages import decode_image
 
 CAMERAS = ("left_img_dir", "right_img_dir", "endo_psm1", "endo_psm2")
 TABLE = "ee_csv.csv"
@@ -114,9 +113,8 @@ class SutureBot(DataSet):
             nearest = np.arange(len(numbers))
             recorded = times_ns is not None and np.all(np.diff(times_ns) > 0)
             stamps_ns = times_ns[nearest] if recorded else np.rint(nearest / RATE_HZ * 1e9)
-        images = (decode_image(file.read_bytes(), str(file)) for file in files)
         arrays = {name: values[nearest] for name, values in rows.items()}
-        yield RawClip(item.name, images, stamps_ns.astype(np.int64), label=item.about["label"], **arrays)
+        yield RawClip(item.name, ImageFiles(files), stamps_ns.astype(np.int64), label=item.about["label"], **arrays)
 
 
 def _folders(path: Path) -> list[Path]:
