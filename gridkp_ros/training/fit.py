@@ -279,8 +279,8 @@ def make_trainer(
     """Lightning's trainer for the processes there are."""
     machine, gpu = config.trainer, torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     plugins: list[Any] = [WholeCheckpoints()]
-    if isinstance(launched(), SLURMEnvironment):
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # its checkpoints know of one part alone
+    if isinstance(environment := launched(), SLURMEnvironment):
+        plugins.append(environment)  # without its requeueing, whose checkpoints know of one part alone
     several: dict[str, Any] = {}
     if place.world > 1:
         several = {"strategy": machine.strategy, "devices": place.world // place.nodes, "num_nodes": place.nodes}

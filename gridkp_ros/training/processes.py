@@ -5,6 +5,7 @@ Every process runs the same code on the same data; the first one alone writes, a
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,11 +67,16 @@ class Processes:
 
 
 def launched() -> TorchElasticEnvironment | SLURMEnvironment | None:
-    """What began this process as one of several (torchrun or SLURM's srun), None where nothing did."""
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):
-        if environment.detect():
-            return environment()
-    return None
+    """What began this process as one of several (torchrun or SLURM's srun), None where nothing did.
+
+    Raises TrainingError where SLURM's settings cannot be used.
+    """
+    try:
+        if TorchElasticEnvironment.detect():
+            return TorchElasticEnvironment()
+        return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+    except RuntimeError as error:
+        raise TrainingError(f"SLURM: {error}") from error
 
 
 def is_first() -> bool:
@@ -120,15 +126,15 @@ def join(options: TrainerConfig) -> Processes:
     return place
 
 
-def check_batches(config: TrainConfig, place: Processes) -> None:
+def check_batches(config: TrainConfig, processes: int) -> None:
     """Raise TrainingError where a part's batch cannot be cut into equal parts."""
     accumulated = config.trainer.accumulate_grad_batches
-    parts = place.world * accumulated
+    parts = processes * accumulated
     for name in ("stage1", "synthesis", "motion", "stage2"):
         options = getattr(config, name)
         if options.steps and options.batch_clips % parts:
             raise TrainingError(
-                f"{name}.batch_clips={options.batch_clips} cannot be cut into {parts} equal parts ({place.world} "
+                f"{name}.batch_clips={options.batch_clips} cannot be cut into {parts} equal parts ({processes} "
                 f"processes, accumulate_grad_batches={accumulated}): make it a multiple of {parts}"
             )
 
@@ -136,17 +142,36 @@ def check_batches(config: TrainConfig, place: Processes) -> None:
 def spread(count: int, work: Callable[[dict[str, Any]], Any], options: dict[str, Any]) -> Any:
     """Run `work(options)`, a function of a module, in `count` processes of this machine; returns what the first does.
 
-    Raises TrainingError with the sentence of the process that failed first.
+    Raises TrainingError with the sentence of the process that failed first, if it is one of this package.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for noisy in ("torch.distributed.elastic", "torchelastic", "torch.multiprocessing"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they print a failure's traceback several times over
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
     launch = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
     )
     try:
-        return elastic_launch(launch, work)(options)[0]
+        return elastic_launch(launch, _work)(work, options)[0]
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        raise TrainingError(f"process {failure.global_rank} of {count}: {failure.message}") from error
+        told = failure.error_file_data.get("message")
+        told = told.get("message", "") if isinstance(told, dict) else str(told)
+        if not told.startswith(_OURS):
+            raise
+        raise TrainingError(told.removeprefix(_OURS)) from None
+
+
+_OURS = f"{TrainingError.__name__}: "
+
+
+def _work(work: Callable[[dict[str, Any]], Any], options: dict[str, Any]) -> Any:
+    try:
+        return work(options)
+    except Exception as error:
+        # Only its words get from process to process.
+        if type(error).__module__.startswith("gridkp_ros."):
+            raise TrainingError(str(error)) from error
+        raise

@@ -67,37 +67,27 @@ def conclude(run: Path, bundle: Path | None = None, console: Console | None = No
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
+    """Print a table with a column for each part, and what a user has to know beside it."""
     table = Table(title=f"{summary['run']}: {summary['minutes']:.1f} minutes of training", title_justify="left")
-    columns = (
-        "part",
-        "steps",
-        "minutes",
-        "clips/s",
-        "figure",
-        "last",
-        "best (step)",
-        "kept",
-        "waits for data",
-        "peak GiB",
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("part", "figure", "kept") else "right")
-    notes = []
-    for name, part in summary["parts"].items():
-        figure, best = part["monitor"], part["best"]
-        table.add_row(
-            name,
-            str(part["steps"]),
-            f"{part['minutes']:.1f}",
-            _number(part["clips_per_s"]),
-            f"val/{figure}",
-            _number(part["last"].get(figure)),
-            f"{_number(best['figures'][figure])} ({best['step']})" if best else "-",
-            part["kept"],
-            f"{part['data_wait_share']:.0%}",
-            f"{part['peak_memory_gib']:.1f}",
-        )
-        others = ", ".join(f"{key} {_number(value)}" for key, value in part["last"].items() if key != figure)
+    parts, notes = summary["parts"], []
+    table.add_column("")
+    for name in parts:
+        table.add_column(name, justify="right")
+    rows = {
+        "steps": lambda p: str(p["steps"]),
+        "minutes": lambda p: f"{p['minutes']:.1f}",
+        "clips a second": lambda p: _number(p["clips_per_s"]),
+        "waiting for data": lambda p: f"{p['data_wait_share']:.0%}",
+        "peak memory": lambda p: f"{p['peak_memory_gib']:.1f} GiB",
+        "best": lambda p: f"{p['monitor']} {_number(p['best']['figures'][p['monitor']])}" if p["best"] else "-",
+        "at step": lambda p: str(p["best"]["step"]) if p["best"] else "-",
+        "last": lambda p: f"{p['monitor']} {_number(p['last'].get(p['monitor']))}",
+        "weights kept": lambda p: p["kept"],
+    }
+    for title, cell in rows.items():
+        table.add_row(title, *map(cell, parts.values()))
+    for name, part in parts.items():
+        others = ", ".join(f"{key} {_number(value)}" for key, value in part["last"].items() if key != part["monitor"])
         if others:
             notes.append(f"{name}, last validation: {others}")
         if part["stopped"]:
@@ -105,19 +95,16 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         if part["data_wait_share"] > 0.1:
             notes.append(f"{name} waits for data: raise data.workers, or prepare the data first (gridkp data prepare)")
         if part["unreadable_clips"]:
-            notes.append(
-                f"{name}: {part['unreadable_clips']} clips were unreadable and replaced: "
-                + "; ".join(part["unreadable"][:3])
-            )
+            named = "; ".join(part["unreadable"][:3])
+            notes.append(f"{name}: {part['unreadable_clips']} clips were unreadable and replaced: {named}")
     for what, why in list(((summary["data"] or {}).get("unreadable") or {}).items())[:10]:
         notes.append(f"unreadable and left out: {what}: {why}")
     console.print(table)
-    for note in notes:
-        console.print(note, highlight=False, markup=False)
     if summary["bundle"]:
-        console.print(f"bundle: {summary['bundle']}", highlight=False, markup=False)
-    console.print(f"curves and film strips: {summary['tensorboard']}", highlight=False, markup=False)
-    console.print(f"next: {summary['next']}", highlight=False, markup=False)
+        notes.append(f"bundle: {summary['bundle']}")
+    notes += [f"curves and film strips: {summary['tensorboard']}", f"next: {summary['next']}"]
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:
