@@ -550,7 +550,7 @@ def main(args: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_console(), show_path=False)]
     )
-    for noisy in ("onnx_ir", "onnxscript", "matplotlib", "lightning", "torch", "OpenGL"):
+    for noisy in ("onnx_ir", "onnxscript", "matplotlib", "lightning", "torch", "OpenGL", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # It warns at every export that torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)

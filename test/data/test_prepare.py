@@ -17,7 +17,8 @@ import pytest
 
 from gridkp_ros.data import prepare as module
 from gridkp_ros.data.clips import ClipDataset, to_recording
-from gridkp_ros.data.datasets.base import ImageFiles, Item, RawClip
+from gridkp_ros.data.datasets.base import Item, RawClip
+from gridkp_ros.data.datasets.published import ImageFiles
 from gridkp_ros.data.prepare import entry_name, prepare, read_entry, set_folder, spread
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
@@ -229,10 +230,10 @@ def test_of_images_in_files_only_those_needed_are_decoded(tmp_path: Path) -> Non
     files = [tmp_path / f"{i}.png" for i in range(9)]
     for index in range(0, 9, 2):
         cv2.imwrite(str(files[index]), np.full((8, 8, 3), index, np.uint8))
-    recording = to_recording(RawClip("files", ImageFiles(files), np.arange(9) * 10**8), SPEC, 0.2)
+    recording = to_recording(RawClip("files", ImageFiles(tuple(files)), np.arange(9) * 10**8), SPEC, 0.2)
     assert levels(recording) == [0, 2, 4, 6, 8]
     with pytest.raises(DataError, match="8 images for 9 stamps"):
-        to_recording(RawClip("files", ImageFiles(files[:8]), np.arange(9) * 10**8), SPEC, 0.2)
+        to_recording(RawClip("files", ImageFiles(tuple(files[:8])), np.arange(9) * 10**8), SPEC, 0.2)
 
 
 def test_spread_takes_both_ends() -> None:

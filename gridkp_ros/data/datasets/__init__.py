@@ -10,6 +10,6 @@ A file for each data set; what a data set is to the rest of the package is in `b
 
 from __future__ import annotations
 
-from gridkp_ros.data.datasets.base import DATASETS, DataSet, ImageFiles, Item, RawClip, open_dataset, require
+from gridkp_ros.data.datasets.base import DATASETS, DataSet, Item, RawClip, open_dataset, require
 
-__all__ = ["DATASETS", "DataSet", "ImageFiles", "Item", "RawClip", "open_dataset", "require"]
+__all__ = ["DATASETS", "DataSet", "Item", "RawClip", "open_dataset", "require"]

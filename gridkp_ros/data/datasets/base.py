@@ -18,7 +18,6 @@ import numpy as np
 from gridkp_ros.data.clips import Recording, to_recording
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
-from gridkp_ros.image_messages import decode_image
 
 # Name of a data set -> module.class. Imported when asked for, because some need libraries of their own.
 DATASETS: dict[str, str] = {
@@ -55,8 +54,8 @@ class Item:
 class RawClip:
     """One uninterrupted stretch of images as published, cropped as the data set's protocol says, at its own rate.
 
-    images: uint8 [H,W,3] RGB or [H,W] grey, one after the other, N of them; of a sequence (`ImageFiles`, a list) only
-    those that are needed are asked for. stamps_ns: int64 [N], increasing.
+    images: uint8 [H,W,3] RGB or [H,W] grey, one after the other, N of them; of a sequence (`published.ImageFiles`, a list)
+    only those that are needed are asked for. stamps_ns: int64 [N], increasing.
     points: float32 [N,M,2], named points in pixels of these images, and visible: bool [N,M]; point_names: M names.
     states: float32 [N,S]; actions: float32 [N,A], action i taken between image i and i + 1; rewards: float32 [N].
     label: action class, gesture or task, "" where there is none; labels: one for each image (JIGSAWS gestures).
@@ -73,20 +72,6 @@ class RawClip:
     rewards: np.ndarray | None = None
     label: str = ""
     labels: tuple[str, ...] = ()
-
-
-class ImageFiles(Sequence[np.ndarray]):
-    """Images in files, each decoded when it is asked for. Raises ImageError naming a file that is damaged."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        file = self.files[index]
-        return decode_image(file.read_bytes(), str(file))
 
 
 class DataSet(ABC):

@@ -108,15 +108,18 @@ class VideoFrames:
 
 
 @dataclass(frozen=True)
-class ImageFiles:
-    """Images in files of their own, one after the other; `boxes`, if any, are one for each."""
+class ImageFiles(Sequence[np.ndarray]):
+    """Images in files of their own, each decoded when it is asked for; `boxes`, if any, are one for each."""
 
     files: tuple[Path, ...]
     boxes: tuple[Box, ...] = ()
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for index, file in enumerate(self.files):
-            yield crop(read_image(file), self.boxes[index] if self.boxes else None, file)
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        file = self.files[index]
+        return crop(read_image(file), self.boxes[index] if self.boxes else None, file)
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gridkp_ros.data.datasets.base import DataSet, ImageFiles, Item, RawClip, require
+from gridkp_ros.data.datasets.base import DataSet, Item, RawClip, require
+from gridkp_ros.data.datasets.published import ImageFiles
 from gridkp_ros.data.sources import IMAGE_SUFFIXES, DataError, natural_key
 
 CAMERAS = ("left_img_dir", "right_img_dir", "endo_psm1", "endo_psm2")
@@ -114,7 +115,7 @@ class SutureBot(DataSet):
             recorded = times_ns is not None and np.all(np.diff(times_ns) > 0)
             stamps_ns = times_ns[nearest] if recorded else np.rint(nearest / RATE_HZ * 1e9)
         arrays = {name: values[nearest] for name, values in rows.items()}
-        yield RawClip(item.name, ImageFiles(files), stamps_ns.astype(np.int64), label=item.about["label"], **arrays)
+        yield RawClip(item.name, ImageFiles(tuple(files)), stamps_ns.astype(np.int64), label=item.about["label"], **arrays)
 
 
 def _folders(path: Path) -> list[Path]:
