@@ -54,8 +54,8 @@ class Item:
 class RawClip:
     """One uninterrupted stretch of images as published, cropped as the data set's protocol says, at its own rate.
 
-    images: uint8 [H,W,3] RGB or [H,W] grey, one after the other, N of them; of a sequence (`published.ImageFiles`, a list)
-    only those that are needed are asked for. stamps_ns: int64 [N], increasing.
+    images: uint8 [H,W,3] RGB or [H,W] grey, one after the other, N of them; of a sequence (`published.ImageFiles`, a
+    list) only those that are needed are asked for. stamps_ns: int64 [N], increasing.
     points: float32 [N,M,2], named points in pixels of these images, and visible: bool [N,M]; point_names: M names.
     states: float32 [N,S]; actions: float32 [N,A], action i taken between image i and i + 1; rewards: float32 [N].
     label: action class, gesture or task, "" where there is none; labels: one for each image (JIGSAWS gestures).

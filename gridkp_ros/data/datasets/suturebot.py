@@ -115,7 +115,8 @@ class SutureBot(DataSet):
             recorded = times_ns is not None and np.all(np.diff(times_ns) > 0)
             stamps_ns = times_ns[nearest] if recorded else np.rint(nearest / RATE_HZ * 1e9)
         arrays = {name: values[nearest] for name, values in rows.items()}
-        yield RawClip(item.name, ImageFiles(tuple(files)), stamps_ns.astype(np.int64), label=item.about["label"], **arrays)
+        stamps_ns = stamps_ns.astype(np.int64)
+        yield RawClip(item.name, ImageFiles(tuple(files)), stamps_ns, label=item.about["label"], **arrays)
 
 
 def _folders(path: Path) -> list[Path]:
