@@ -69,7 +69,7 @@ class VideoWriter:
 
 
 def shortened(path: Path, max_bytes: int) -> tuple[bytes, float]:
-    """Return a video file's bytes, or its first `max_bytes` of pictures if they are more, and the seconds these hold.
+    """Return a video file's bytes, cut short after `max_bytes` of pictures (never before the first), and its seconds.
 
     Nothing is encoded again. The file must be one that `VideoWriter` wrote.
     """
@@ -81,7 +81,7 @@ def shortened(path: Path, max_bytes: int) -> tuple[bytes, float]:
         size = count = 0
         for packet in source.demux(video=0):
             size += packet.size
-            if packet.dts is None or size > max_bytes:
+            if packet.dts is None or (count and size > max_bytes):
                 break
             packet.stream = stream
             target.mux(packet)

@@ -61,7 +61,7 @@ METRIC_TEXTS = {
     "vgg_cosine": MetricText("VGG cosine similarity of predicted frames", "", 4),
     "energy_score_cells": MetricText("Energy score of the sampled keypoints", "cells", 3),
 }
-_UNITS = {"_px": "px", "_cells": "cells", "_db": "dB", "_s": "s"}
+_UNITS = {"_px": "px", "_cells": "cells", "_db": "dB", "_s": "s", "_hz": "Hz", "_ms": "ms"}
 _COVERAGE = re.compile(r"^(.*?)_?coverage(\d+)$")
 _COVERED = {"": "Keypoints", "tip": "Instrument tips"}
 
@@ -147,6 +147,7 @@ def write_report(
         story=story,
         interval=metrics["definitions"]["interval"],
         unscored=unscored_table(metrics),
+        definitions=_definitions(metrics),
     )
 
 
@@ -171,7 +172,7 @@ def write_page(
         autoescape=lambda name: name.endswith(".j2"), trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: templates.joinpath(name).read_text(encoding="utf-8")),
     )  # fmt: skip
-    environment.filters |= {"data_uri": data_uri, "fact": _fact}
+    environment.filters |= {"data_uri": data_uri, "fact": _fact, "label": _label}
     page = environment.get_template("report.html.j2").render(
         title=title, lead=lead, notes=notes, tables=tables, made=made or Made(), **sections
     )
@@ -184,10 +185,16 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def _label(key: str) -> str:
+    """Write a key of metrics.json for people, its unit in brackets."""
+    suffix = next((s for s in _UNITS if key.endswith(s)), "")
+    return key.removesuffix(suffix).replace("_", " ") + (f" [{_UNITS[suffix]}]" if suffix else "")
+
+
 def _fact(value: Any) -> str:
     """Write a value out of metrics.json for people."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{key.replace('_', ' ')}: {_fact(part)}" for key, part in value.items())
+        return "; ".join(f"{_label(key)}: {_fact(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
         return " × ".join(map(_fact, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -268,10 +275,9 @@ def _lead(metrics: Mapping[str, Any]) -> list[str]:
     reach = f"up to {_times(steps)[-1]} ahead" if steps else "ahead"
     points = f"{model['num_keypoints']} keypoints" if "num_keypoints" in model else "the keypoints"
     return [
-        f"{metrics['forecasts_scored']} times the model {model.get('id', '')} was shown the recording up to a moment "
-        f"and said, {reach}, where {points} will be and what the camera will see. Then the recording went on, and each "
-        "forecast was compared with what came.",
-        "A forecast must beat doing nothing: keypoints that stay put, a picture that stays the last frame.",
+        f"At {metrics['forecasts_scored']} moments of the recording the model {model.get('id', '')} forecast, {reach}, "
+        f"where {points} will be and what the camera will see; each forecast was then compared with what came. "
+        "It must beat doing nothing: keypoints that stay put, a picture that stays the last frame.",
     ]
 
 
@@ -346,20 +352,21 @@ def _covered(interval: Mapping[str, Any], nominal: float) -> Cell:
         return Cell("too sure", note, "too sure")
     if interval["low"] > nominal:
         return Cell("too cautious", note, "too cautious")
-    return Cell(f"consistent with {100 * nominal:.0f} %", note, "consistent")
+    return Cell(f"in line with {100 * nominal:.0f} %", note, "consistent")
 
 
 def verdict_sentences(metrics: Mapping[str, Any]) -> list[str]:
     """Say for each measure at which times the model beats doing nothing."""
     board = scoreboard(metrics)
+    joins = {"better": "than", "worse": "than", VERDICT_WORDS["not distinguishable"]: "from"}
     sentences = []
     for row in board["rows"]:
-        against = f" than “{row.baseline}”" if row.baseline else ""
         phrases = []
         for words in dict.fromkeys(cell.text for cell in row.cells):
             times = [time for time, cell in zip(board["times"], row.cells, strict=True) if cell.text == words]
             when = f"at {_join(times)}" if len(times) < len(row.cells) else "at all of these times"
-            phrases.append(f"{words}{against if words in ('better', 'worse') else ''} {when}")
+            against = f" {joins[words]} “{row.baseline}”" if words in joins else ""
+            phrases.append(f"{words}{against} {when}")
         sentences.append(f"{row.short}: {'; '.join(phrases)}.")
     return sentences or ["The recording is too short: nothing could be scored."]
 
@@ -382,7 +389,32 @@ def charts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         out.append(_chart(metric, text.heading, text.unit, text.decimals, curves, series, note=_better(metric)))
         _switch_off_outliers(out[-1])
+        if difference := _difference_chart(metrics, metric):
+            out.append(difference)
     return [c for c in out if c["series"]]
+
+
+def _difference_chart(metrics: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+    """Return the model minus each baseline on the same forecasts, for what the first screen shows.
+
+    Its bands tell a difference from none, those of the means do not.
+    """
+    text, by_step = metric_text(metric), metrics["comparisons"]
+    steps = [step for step in _steps(by_step) if metric in by_step[step]]
+    baselines = list(dict.fromkeys(b for step in steps for b in by_step[step][metric]))
+    if not text.subject or not baselines:
+        return None
+    series = []
+    for baseline in _ordered(baselines, list(METHOD_NAMES)):
+        found = [by_step[step][metric].get(baseline, {}) for step in steps]
+        values = {part: [f.get(part) for f in found] for part in ("mean", "low", "high")}
+        series.append(_series(baseline, f"minus {method_name(baseline)}", values))
+    side = "above" if metric in HIGHER_IS_BETTER else "below"
+    times = {"step_s": metrics["curves"]["step_s"], "steps": [int(step) for step in steps]}
+    note = f"on the same forecasts; {side} the dotted line the model is better"
+    heading = f"{text.heading}: model minus baseline"
+    chart = _chart(f"{metric}_difference", heading, text.unit, text.decimals, times, series, note=note, nominal=[0.0])
+    return chart | {"bottom": None}
 
 
 def _switch_off_outliers(chart: dict[str, Any]) -> None:
@@ -470,7 +502,7 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
 
 
 def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """Return a table of how each keypoint moves: keypoints that sit still, or all move alike, are easy to forecast."""
+    """Return a table of how each keypoint moves, and with what."""
     motion, follows = metrics.get("keypoint_motion", {}), metrics.get("keypoints_with_instrument", {})
     if not motion.get("spread_cells"):
         return []
@@ -488,9 +520,8 @@ def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
         (str(k), *(value if isinstance(value, str) else format_interval(value, 2) for value in values))
         for k, values in enumerate(zip(*columns.values(), strict=True))
     ]
-    said = [f"{100 * share:.0f} % of the keypoints {what}" for what, share in shares.items() if share is not None]
-    definitions = [d["definition"] for d in (motion, follows) if d.get("definition")]
-    caption = ". ".join([*said, *definitions]) + "."
+    said = [f"{100 * share:.0f} % {what}" for what, share in shares.items() if share is not None]
+    caption = f"Of the keypoints, {'; '.join(said)}. Those that sit still, or all move alike, are easy to forecast."
     return [Table("Motion of the keypoints", ("keypoint", *columns), tuple(rows), caption)]
 
 
@@ -513,6 +544,11 @@ def _metric_table(metrics: Mapping[str, Any], metric: str, steps: Sequence[str])
     return Table(text.heading + (f" [{text.unit}]" if text.unit else ""), _header(steps), tuple(rows))
 
 
+def _definitions(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {name: part for name, part in metrics.items() if isinstance(part, Mapping) and "definition" in part}
+    return {**metrics["definitions"], **{name: part["definition"] for name, part in parts.items()}}
+
+
 def unscored_table(metrics: Mapping[str, Any]) -> Table | None:
     """Return how many forecasts could not be scored at each reported step, and why; None if all could."""
     steps = _steps(metrics["horizons"])
@@ -520,5 +556,5 @@ def unscored_table(metrics: Mapping[str, Any]) -> Table | None:
     for what, key in (("keypoints", "unscored"), ("frames", "unscored_frames")):
         by_step = metrics.get(key, {})
         for reason in dict.fromkeys(reason for step in steps for reason in by_step.get(step, {})):
-            rows.append((f"{what}: {reason}", *(str(by_step[step].get(reason, 0)) for step in steps)))
+            rows.append((f"{what}: {reason}", *(str(by_step.get(step, {}).get(reason, 0)) for step in steps)))
     return Table("Forecasts that could not be scored", ("why", *_header(steps)[1:]), tuple(rows)) if rows else None

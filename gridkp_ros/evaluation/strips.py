@@ -80,9 +80,7 @@ class StripPainter:
             (Pixel 0's left edge is -0.5.)
     """
 
-    def __init__(
-        self, *, period_s: float, horizon_steps: int, view_rect: tuple[float, float, float, float]
-    ) -> None:
+    def __init__(self, *, period_s: float, horizon_steps: int, view_rect: tuple[float, float, float, float]) -> None:
         self._half_period_ns = round(period_s * 0.5e9)
         self._period_ns = round(period_s * 1e9)
         self._horizon_steps = horizon_steps
@@ -245,7 +243,7 @@ def _legend(width: int) -> np.ndarray:
     colors = keypoint_colors(12)
     entries = (
         ("", "true: what came, as the model sees it"),
-        ("", "predicted: the model's picture of that moment, made at \"now\""),
+        ("", 'predicted: the model\'s picture of that moment, made at "now"'),
         ("dot", "keypoint found in the frame"),
         ("ring", "where it was predicted"),
         ("line", "path it was predicted to take"),

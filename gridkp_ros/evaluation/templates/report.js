@@ -8,7 +8,7 @@
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-4.5L4.5 3.5H-4.5z", "M0-5L4.5 0L0 5L-4.5 0z",
   ];
   const hidden = new Set(charts.flatMap((chart) => chart.series.filter((s) => s.off).map((s) => s.key)));
-  let at = null;  // index of the time whose values the legends show; null: the last one
+  let at = null;  // time [s] whose values the legends show; null: the last one
 
   const make = (parent, name, attributes, text = "") => {
     const element = document.createElementNS(namespace, name);
@@ -16,7 +16,11 @@
     element.textContent = text;
     return parent.appendChild(element);
   };
+  const write = (value, decimals) => value.toFixed(decimals).replace("-", "−");
   const known = (series) => series.mean.map((_, i) => i).filter((i) => series.mean[i] !== null);
+
+  const nearest = (chart, time) => time > chart.times.at(-1) ? chart.times.length - 1
+    : chart.times.reduce((best, t, i) => Math.abs(t - time) < Math.abs(chart.times[best] - time) ? i : best, 0);
 
   const ticks = (low, high, count) => {
     const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
@@ -43,7 +47,7 @@
   const draw = (figure, chart) => {
     const svg = figure.querySelector("svg");
     const width = Math.max(260, Math.round(svg.getBoundingClientRect().width)), height = 250;
-    const left = 46, right = width - 10, top = 20, bottom = height - 38;
+    const left = 46, right = width - 16, top = 20, bottom = height - 38;
     const shown = chart.series.filter((s) => !hidden.has(s.key));
     const [low, high] = range(chart, shown), last = Math.max(...chart.times);
     const x = (t) => left + (right - left) * (t / last), y = (v) => bottom - (bottom - top) * ((v - low) / (high - low));
@@ -53,7 +57,7 @@
     const up = ticks(low, high, 5), along = ticks(0, last, Math.min(8, width / 70));
     for (const value of up.values) {
       make(svg, "path", { class: "grid-line", d: `M${left} ${y(value)}H${right}` });
-      make(svg, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(up.decimals));
+      make(svg, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, write(value, up.decimals));
     }
     for (const value of along.values)
       make(svg, "text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, value.toFixed(along.decimals));
@@ -79,11 +83,10 @@
   };
 
   const read = (figure, chart) => {
-    const index = at ?? chart.times.length - 1;
-    const time = chart.times[Math.min(index, chart.times.length - 1)];
+    const index = nearest(chart, at ?? Infinity), time = chart.times[index];
     figure.querySelector("legend").textContent = `Mean [95 % interval], ${time.toFixed(2)} s ahead`;
     for (const output of figure.querySelectorAll("output")) {
-      const s = chart.series.find((one) => one.key === output.dataset.series), value = (v) => v.toFixed(chart.decimals);
+      const s = chart.series.find((one) => one.key === output.dataset.series), value = (v) => write(v, chart.decimals);
       const missing = s.mean[index] === null || s.mean[index] === undefined;
       const interval = missing || s.low[index] === null ? "" : ` [${value(s.low[index])}, ${value(s.high[index])}]`;
       output.textContent = missing ? "not scored here" : `${value(s.mean[index])}${interval} ${chart.unit}`.trim();
@@ -94,7 +97,7 @@
 
   const figures = [...document.querySelectorAll(".chart")].map((figure) => [figure, charts.find((c) => c.key === figure.dataset.chart)]);
   const all = (work) => figures.forEach(([figure, chart]) => work(figure, chart));
-  const show = (index) => { at = index; all(read); };
+  const show = (time) => { at = time; all(read); };
 
   for (const [figure, chart] of figures) {
     const svg = figure.querySelector("svg");
@@ -113,17 +116,17 @@
         all(draw); all(read);
       });
     }
-    const nearest = (event) => {
+    const point = (event) => {
       const place = chart.place, frame = svg.getBoundingClientRect();
-      const t = ((event.clientX - frame.left) * (place.width / frame.width) - place.left) / (place.right - place.left) * place.last;
-      return chart.times.reduce((best, time, i) => Math.abs(time - t) < Math.abs(chart.times[best] - t) ? i : best, 0);
+      const x = (event.clientX - frame.left) * (place.width / frame.width);
+      show(chart.times[nearest(chart, (x - place.left) / (place.right - place.left) * place.last)]);
     };
-    svg.addEventListener("pointermove", (event) => show(nearest(event)));
-    svg.addEventListener("pointerdown", (event) => show(nearest(event)));
+    svg.addEventListener("pointermove", point);
+    svg.addEventListener("pointerdown", point);
     svg.addEventListener("pointerleave", () => show(null));
     svg.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key], end = chart.times.length - 1;
-      if (move) { event.preventDefault(); show(Math.min(end, Math.max(0, (at ?? end) + move))); }
+      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key], index = nearest(chart, at ?? Infinity) + move;
+      if (move) { event.preventDefault(); if (index in chart.times) show(chart.times[index]); }
       if (event.key === "Escape") show(null);
     });
   }
