@@ -123,4 +123,12 @@ if ! has_gl; then
     say "Until then the simulated endoscope plays the clip that ships with the package."
   fi
 fi
+
+# ---- a browser that the test of the report opens it in
+has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+if [ "$profile" = test ] && ! has_browser; then
+  say "no Chromium: installing it"
+  apt_install chromium || true
+  has_browser || say "could not install it: the report's page is not tested in a browser; run  sudo apt-get install chromium"
+fi
 say "ready"
