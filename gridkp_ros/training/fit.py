@@ -9,7 +9,6 @@ import math
 import os
 import resource
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +96,8 @@ class Keeper(Callback):
             return
         self.step = step
         recent, stage.recent = stage.recent, []
-        stopped = trainer.should_stop  # the time is up
+        limit = self.config.trainer.max_minutes
+        stopped = bool(limit and trainer.strategy.broadcast(self.timer.time_elapsed() > 60 * limit))
         last = stopped or step == self.options.steps
         if last or step % LOG_EVERY == 0:
             self._curves(trainer, recent)
@@ -106,7 +106,7 @@ class Keeper(Callback):
             self._validate(trainer, stage)
             patience = self.config.trainer.early_stop_patience
             if stopped:
-                self.stopped = f"trainer.max_minutes={self.config.trainer.max_minutes:g}"
+                self.stopped = f"trainer.max_minutes={limit:g}"
             elif patience and self.patience_used >= patience:
                 self.stopped = f"{self.options.monitor} did not improve in {patience} validations"
             self.finished = last or bool(self.stopped)
@@ -245,7 +245,7 @@ def fit_stage(
         place.rank, place.world, machine.max_unreadable * len(train) / place.world,
         pin_memory=machine.accelerator != "cpu" and torch.cuda.is_available(),
     )  # fmt: skip
-    timer = Timer(timedelta(minutes=machine.max_minutes) if machine.max_minutes else None, verbose=False)
+    timer = Timer()
     average = EMAWeightAveraging(decay=machine.ema_decay) if machine.ema_decay else None
     keeper = Keeper(run, name, config, stage if module is None else module, loader, validation, timer, average)
     finished = state.get("callbacks", {}).get("Keeper", {}).get("finished", False)

@@ -257,6 +257,7 @@ def train(
 
 def train_in_process(options: dict[str, Any]) -> Path:
     """Train as `train` does with these arguments, as the process that this one is of those that were begun."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     place = join(options["config"].trainer)
     if not place.first:
         logging.getLogger("gridkp_ros").setLevel(logging.ERROR)
