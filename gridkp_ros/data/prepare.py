@@ -38,6 +38,7 @@ from gridkp_ros.geometry import InputSpec
 from gridkp_ros.sim import cache_root
 
 log = logging.getLogger(__name__)
+_PACKAGE_LOG = logging.getLogger("gridkp_ros")
 
 FORMAT = 1  # part of every key: raised whenever an entry's files or their meaning change
 _ARRAYS = ("points", "visible", "states", "actions", "rewards")
@@ -77,7 +78,8 @@ class Prepared:
     """What `prepare` found and did.
 
     items: of the data set; decoded: how many of them in this call; unreadable: name of an item and why, which are left
-    out; damaged: entries that were found damaged, and why, decoded again; seconds: the call took.
+    out; damaged: entries that were found damaged, and why, decoded again; notes: what reading an item had to say of it,
+    such as frames that cannot be decoded; seconds: the call took.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Prepared:
     decoded: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     recordings: list[Recording] = field(default_factory=list)
 
@@ -97,7 +100,7 @@ class Prepared:
         """Return the figures, for a table or JSON."""
         figures = {"name": self.name, "folder": str(self.folder), "items": self.items, "decoded": self.decoded}
         figures |= {"recordings": len(self.recordings), "frames": self.frames, "seconds": round(self.seconds, 3)}
-        return figures | {"unreadable": self.unreadable, "damaged": self.damaged}
+        return figures | {"unreadable": self.unreadable, "damaged": self.damaged, "notes": self.notes}
 
 
 def spread(things: Sequence[T], number: int) -> list[T]:
@@ -213,6 +216,25 @@ class _Outcome:
     decoded: bool = False
     unreadable: str = ""
     damaged: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class _Notes(logging.Handler):
+    """Keeps the warnings logged while an item is read."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.sentences: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.sentences.append(record.getMessage())
+
+    def __enter__(self) -> _Notes:
+        _PACKAGE_LOG.addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _PACKAGE_LOG.removeHandler(self)
 
 
 def _ensure(data: DataSet, item: Item, entry: Path, spec: InputSpec, period_s: float, verify: bool) -> _Outcome:
@@ -224,21 +246,24 @@ def _ensure(data: DataSet, item: Item, entry: Path, spec: InputSpec, period_s: f
             return _Outcome(item)
         except DataError as error:
             damaged = str(error)
-    try:
-        recordings = data.recordings(item, spec, period_s)
-        if not sum(map(len, recordings)):
-            raise DataError(f"{item.name} holds no images")
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # damaged data fails wherever its bytes stop making sense, in any library's own way
-        sentence = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-        return _Outcome(item, unreadable=sentence, damaged=damaged)
+    with _Notes() as notes:
+        try:
+            recordings = data.recordings(item, spec, period_s)
+            if not sum(map(len, recordings)):
+                raise DataError(f"{item.name} holds no images")
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # damaged data fails wherever its bytes stop making sense, in any library's own way
+            sentence = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+            return _Outcome(item, False, sentence, damaged, tuple(notes.sentences))
     write_entry(entry, item, recordings)
-    return _Outcome(item, decoded=True, damaged=damaged)
+    return _Outcome(item, True, "", damaged, tuple(notes.sentences))
 
 
-def _die_with_parent() -> None:
-    """Have a worker end when the process that started it is killed: it would wait for work for ever."""
+def _begin_worker() -> None:
+    """Have a worker's warnings told by the process that started it, and the worker end when that one is killed."""
+    _PACKAGE_LOG.propagate = False
+    _PACKAGE_LOG.addHandler(logging.NullHandler())
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -309,6 +334,8 @@ def prepare(
             for outcome in _outcomes(data, todo, entries, spec, period_s, verify, workers):
                 name = outcome.item.name
                 done += 1
+                if outcome.notes:
+                    result.notes[name] = list(outcome.notes)
                 result.decoded += outcome.decoded
                 if outcome.damaged:
                     result.damaged[name] = outcome.damaged
@@ -348,10 +375,13 @@ def _outcomes(
     # A forked worker would inherit threads' locks (OpenCV's, PyTorch's) and the lock file.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _die_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker) as pool:
         try:
             for future in as_completed([pool.submit(_ensure, *job) for job in jobs]):
-                yield future.result()
+                outcome = future.result()
+                for sentence in outcome.notes:
+                    log.warning("%s", sentence)
+                yield outcome
         except BrokenProcessPool as error:
             raise DataError(
                 f"{data.name}: a process that decoded it was ended, by lack of memory perhaps: use fewer --workers. "

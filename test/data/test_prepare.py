@@ -130,6 +130,17 @@ def test_the_unreadable_is_named_counted_and_tried_again(data: Files, caplog: py
         prepare(data, SPEC, 0.1)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_reading_had_to_say_is_told_once(data: Files, caplog: pytest.LogCaptureFixture, workers: int) -> None:
+    (data.root / "item1.txt").write_text("10 10 doubtful")
+    (data.root / "item2.txt").write_text("10 10 doubtful")
+    prepared = prepare(data, SPEC, 0.1, workers=workers)
+    assert prepared.notes == {f"item{i}": [f"item{i}.txt: a third word is not understood"] for i in (1, 2)}
+    assert len(prepared.recordings) == 4
+    told = [r.getMessage() for r in caplog.records if "third word" in r.getMessage()]
+    assert sorted(told) == ["item1.txt: a third word is not understood", "item2.txt: a third word is not understood"]
+
+
 def test_missing_files_and_empty_sets_say_where_to_obtain_them(data: Files, tmp_path: Path) -> None:
     item = Item("gone", (data.root / "gone.txt",))
     with pytest.raises(DataError, match=r"gone\.txt of gone is missing.*Make them\."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from gridkp_ros.data.datasets.base import DataSet, Item, RawClip
+
+log = logging.getLogger("gridkp_ros.test")
 
 
 class Files(DataSet):
@@ -31,7 +34,10 @@ class Files(DataSet):
             file.write(f"{item.name}\n")
         (self.root / f"{os.getpid()}.pid").touch()
         time.sleep(self.delay_s)
-        rate, n = map(int, item.files[0].read_text().split())
+        rate, n, *rest = item.files[0].read_text().split()
+        rate, n = int(rate), int(n)
+        if rest:
+            log.warning("%s: a third word is not understood", item.files[0].name)
         images = (np.full((16, 16, 3), index + self.options["shade"], np.uint8) for index in range(n))
         stamps = [round(i / rate * 1e9) for i in range(n)]
         numbers = np.arange(n, dtype=np.float32)
