@@ -313,16 +313,31 @@ def evaluate(
     clips: int = typer.Option(256, help="Clips, drawn once and the same for all rows."),
     seed: int = typer.Option(0, help="Of the clips and of the latent noise."),
     rule: str = typer.Option("gridkp", help="Which sample is the best: gridkp, gridkp_code, savp or svg."),
+    lpips_weights: str = typer.Option("", help="Folder of LPIPS's weight files, or 'download'; empty: no LPIPS."),
+    lpips_net: str = typer.Option("alex", help="LPIPS's network: alex or vgg."),
+    fvd_weights: str = typer.Option("", help="TorchScript file of an I3D network; empty: no FVD."),
     provider: str = _PROVIDER,
     workers: int = typer.Option(1, help="Processes that compute the figures of frames."),
     as_json: bool = _JSON,
 ) -> None:
     """Fill the paper's Tables I to VI from trained presets, beside the paper's numbers."""
     from gridkp_ros.data.paper import parse_places
+    from gridkp_ros.evaluation.paper import Learned
     from gridkp_ros.evaluation.tables import evaluate as run
     from gridkp_ros.evaluation.tables import read_paper, to_markdown
 
     places = parse_places(data)
+    learned: dict[str, Any] = {"frames": {}, "fvd": None, "weights": ""}
+    if lpips_weights:
+        from gridkp_ros.evaluation.learned.lpips import Lpips
+
+        learned["frames"] = {"lpips": Lpips(lpips_weights, lpips_net).each}
+        learned["weights"] = f"LPIPS v0.1 ({lpips_net}) of {Path(lpips_weights).name}"
+    if fvd_weights:
+        from gridkp_ros.evaluation.learned.fvd import Fvd
+
+        learned["fvd"] = Fvd(fvd_weights)
+        learned["weights"] = f"{learned['weights']} I3D {Path(fvd_weights).name}".strip()
     if train_missing:
         from gridkp_ros.training.presets import parse_changes
 
@@ -341,7 +356,7 @@ def evaluate(
 
         result = run(
             tables, runs, places, folder, samples=num_samples, count=clips, seed=seed, rule=rule, provider=provider,
-            workers=workers, progress=show,
+            workers=workers, progress=show, learned=Learned(**learned),
         )
     if as_json:
         _print_json(result)

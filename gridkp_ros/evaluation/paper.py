@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1  # of the stored arrays: raised when their meaning changes
 FRAME_METRICS = ("ssim", "psnr", "ssim_gaussian", "psnr_joint")
 FVD_RULE = "srvp"
+AT_ONCE = 100  # frames that a metric with weights is given in one call
 
 # Figures that need weights: predicted and true frames uint8 [N,H,W,C] -> [N]; videos generated and real -> FVD.
 FrameMetric = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -199,9 +200,11 @@ def measure(
             else:
                 parts = list(pool.map(compute, np.array_split(drawn, min(workers, len(drawn))), repeat(true)))
                 values = {name: np.concatenate([part[name] for part in parts]) for name in FRAME_METRICS}
+            flat = drawn.reshape(-1, *true.shape[1:])
             for name, metric in learned.frames.items():
                 repeated = np.broadcast_to(true, drawn.shape).reshape(-1, *true.shape[1:])
-                values[name] = np.asarray(metric(drawn.reshape(repeated.shape), repeated)).reshape(drawn.shape[:2])
+                pairs = zip(*(np.array_split(x, -(-len(x) // AT_ONCE)) for x in (flat, repeated)), strict=True)
+                values[name] = np.concatenate([metric(*pair) for pair in pairs]).reshape(drawn.shape[:2])
             return values
 
         for number, frames in enumerate(clips.frames(recordings)):

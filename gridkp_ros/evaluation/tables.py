@@ -180,7 +180,7 @@ def write_number(column: str, mean: float, half: float | None = None) -> str:
     """Write a value as the paper does: "0.837", "2.43 ± 0.18", "2.0M", "2.9 %"."""
     kind, _, name = column.partition(".")
     if column == "parameters":
-        return f"{mean:.1f}M"
+        return f"{mean:.1f}M" if mean >= 0.1 else f"{1000 * mean:.0f}k"
     decimals = {"degeneration": 1, "coordinates": 2}.get(kind, _NAMES.get(name or kind, ("", "", 2))[2])
     unit = " %" if kind == "degeneration" else ""
     return f"{mean:.{decimals}f}" + ("" if half is None else f" ± {half:.{decimals}f}") + unit
