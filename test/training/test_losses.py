@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -196,3 +197,22 @@ def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:
     best = costs.argmin(dim=0)
     for b in range(2):
         assert torch.allclose(z[b], (mean + std * eps[best[b]])[b], atol=1e-5)
+
+
+def test_the_mean_over_known_points_of_several_processes_is_that_over_all_of_them() -> None:
+    stage = DetectionStage(Vision(SMALL), Stage1Config(), seed=1)
+    loss = torch.rand(8, 3)
+    known, visible = torch.rand(8, 3) < 0.6, torch.rand(8, 3) < 0.5
+    known[4:6] = False  # one process knows little
+    whole = losses._mean_of_known(loss, known, visible)
+    parts = [slice(0, 4), slice(4, 8)]
+    total = losses.weight_of_known(known, visible).sum()
+    stage._trainer = SimpleNamespace(
+        world_size=2, strategy=SimpleNamespace(reduce=lambda tensor, reduce_op: total), _results=None
+    )
+    shares = [
+        stage.share_of_known(known[p], visible[p]) * losses._mean_of_known(loss[p], known[p], visible[p]) for p in parts
+    ]
+    assert (sum(shares) / 2).item() == pytest.approx(whole.item(), rel=1e-6)
+    plain = sum(losses._mean_of_known(loss[p], known[p], visible[p]) for p in parts) / 2
+    assert plain.item() != pytest.approx(whole.item(), rel=1e-3)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("lightning")
@@ -109,6 +111,31 @@ def test_the_machine_may_change_before_a_resumption_and_nothing_else(root: Path)
     for field in ("stage2.beta", "trainer.ema_decay"):
         with pytest.raises(TrainingError, match=r"is not what the run in .* was begun with \(see config\.json there\)"):
             train(root / "small.yaml", out=root / "one", resume=True, changes={field: 0.5})
+
+
+def test_deterministic_algorithms_are_the_same_on_a_cpu(root: Path, tmp_path: Path) -> None:
+    try:
+        train(root / "small.yaml", out=tmp_path, changes={"trainer.deterministic": True})
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for part in ("stage1", "stage2"):
+        assert (tmp_path / f"{part}.safetensors").read_bytes() == (root / f"one/{part}.safetensors").read_bytes()
+
+
+def test_tensorboard_has_curves_and_film_strips(root: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = {"stage1": 4, "stage2": 2}  # of two clips: truth and reconstruction; frames with keypoints
+    for part, expected in rows.items():
+        events = EventAccumulator(str(root / f"one/tensorboard/{part}")).Reload()
+        curves = set(events.Tags()["scalars"])
+        assert curves >= {"train/loss", "val/loss", "data_wait_share", "learning_rate"}
+        assert 0 <= events.Scalars("data_wait_share")[-1].value <= 1
+        (strip,) = events.Images("strip")
+        assert strip.step == 3 and strip.height == expected * 128 and strip.width % 128 == 0
+        image = cv2.imdecode(np.frombuffer(strip.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+        assert image.std() > 1
 
 
 def test_half_precision_trains_too(root: Path, tmp_path: Path) -> None:
