@@ -57,7 +57,8 @@ def conv_upsampled(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 def gaussian_head(head: GaussianHead, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation as one convolution of two channels."""
     weight = torch.cat((head.mean.weight, head.std.weight))
-    mean, std = F.conv2d(x, weight, torch.cat((head.mean.bias, head.std.bias)), padding=1).chunk(2, dim=1)
+    both = F.conv2d(x, weight, torch.cat((head.mean.bias, head.std.bias)), padding=1)
+    mean, std = both.float().chunk(2, dim=1)  # under autocast, too: their KL is a difference of what is nearly equal
     return mean, F.softplus(std) + 1e-4
 
 
@@ -77,21 +78,24 @@ class UnrolledDynamics:
         self.gates_z, self.dec_z = d.lstm.weight[:, n : n + 1], dec.weight[:, n : n + 1]
         self.up1, self.up2 = upsampled_kernel(d.dec[1][0].weight), upsampled_kernel(d.dec[2][0].weight)
 
-    def read_cells(self, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """What cells [N,K] add to the gates [N,4*hidden,h,w] and to the posterior's hidden layer [N,hidden,h,w].
+    def gates_of_cells(self, classes: Tensor) -> Tensor:
+        """What cells [N,K] add to the gates before activation, [N,4*hidden,h,w]; needs no state.
 
-        Neither needs a state. Pooling comes before LeakyReLU, with which it commutes, since it leaves less to do.
+        Pooling comes before LeakyReLU, with which it commutes, since it leaves less to do.
         """
         d = self.dynamics
-        c, n = d.config, d.config.hidden
         first, second, third = (layer[0] for layer in d.enc)
-        x = leaky(F.max_pool2d(stencils(first, classes, c.height, c.width), 2))
+        x = leaky(F.max_pool2d(stencils(first, classes, d.config.height, d.config.width), 2))
         x = leaky(third(leaky(F.max_pool2d(second(x), 2))))
-        gates = F.conv2d(x, d.lstm.weight[:, :n], padding=1)
+        return F.conv2d(x, d.lstm.weight[:, : d.config.hidden], padding=1)
+
+    def posterior_of_cells(self, classes: Tensor) -> Tensor:
+        """What cells [N,K] add to the posterior's hidden layer before activation, [N,hidden,h,w]; needs no state."""
+        d = self.dynamics
         first, second, third = (layer[0] for layer in d.post_maps)
-        x = second(leaky(stencils(first, classes, c.height, c.width)))
+        x = second(leaky(stencils(first, classes, d.config.height, d.config.width)))
         x = leaky(F.max_pool2d(third(leaky(F.max_pool2d(x, 2))), 2))
-        return gates, F.conv2d(x, d.post_conv[0].weight[:, n:], padding=1)
+        return F.conv2d(x, d.post_conv[0].weight[:, d.config.hidden :], padding=1)
 
     def read_state(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What h adds to the gates, and to the hidden layers of posterior, decoder and prior."""
@@ -113,7 +117,7 @@ class UnrolledDynamics:
         x = leaky(conv_upsampled(x, self.up1, b[0].bias))
         x = leaky(conv_upsampled(x, self.up2, c[0].bias)).flatten(2)  # [S*N, hidden/4, H*W]
         weight = out.weight.flatten(1).expand(len(x), -1, -1)
-        return torch.baddbmm(out.bias.view(1, -1, 1), weight, x).unflatten(0, z.shape[:2])
+        return torch.baddbmm(out.bias.view(1, -1, 1), weight, x).float().unflatten(0, z.shape[:2])
 
     def step(self, c: Tensor, of_state: Tensor, of_cells: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Equation 9: the new h and c."""

@@ -399,21 +399,22 @@ class DynamicsStage(Stage):
         momentum, momentum_states = self.momentum(tuple(tracks), kp.classes_to_pixels(classes, d.config.width))
         classes = classes.transpose(0, 1)  # [T, B, K]: a step's tensors lie together
         unrolled = UnrolledDynamics(d)
-        cells = [x.unflatten(0, classes.shape[:2]).unbind() for x in unrolled.read_cells(classes.flatten(0, 1))]
+        steps = classes.flatten(0, 1)  # [T*B, K]; whatever needs no state is computed for all of them at once
+        gates_of_cells = unrolled.gates_of_cells(steps).split(classes.shape[1])
+        posterior_of_cells = unrolled.posterior_of_cells(steps).split(classes.shape[1])
         of_decoder, of_prior, latents, posteriors = [], [], [], []
         observed = t - o.free_running_steps
-        for i, (gates_of_cells, posterior_of_cells) in enumerate(zip(*cells, strict=True)):
+        for i in range(t):
             if i == observed:
                 turning_point = h, c
             gates, posterior, decoder, prior = unrolled.read_state(h)
-            mean, std = unrolled.posterior(posterior, posterior_of_cells)
+            mean, std = unrolled.posterior(posterior, posterior_of_cells[i])
             z = self.best_latent(unrolled, decoder, mean, std, classes[i], generator, momentum[i])
             of_decoder.append(decoder)
             of_prior.append(prior)
             latents.append(z)
             posteriors.append((mean, std))
-            h, c = unrolled.step(c, gates, gates_of_cells, z)
-        # What needs no recurrence is done for all times at once: the decoder on the winners, and the prior.
+            h, c = unrolled.step(c, gates, gates_of_cells[i], z)
         logits = unrolled.logits(torch.cat(of_decoder), torch.cat(latents).unsqueeze(0))[0]
         if tracks:
             logits = logits + torch.cat(momentum)
@@ -477,7 +478,9 @@ class DynamicsStage(Stage):
         if n == 1:
             return z[0]
         with torch.no_grad():
-            logits = unrolled.logits(of_state, z) + momentum
+            logits = unrolled.logits(of_state, z)
+            if isinstance(momentum, Tensor):
+                logits += momentum
             target = classes.expand(n, -1, -1).unsqueeze(-1)  # [n, B, K, 1] of [n, B, K, cells]
             cost = (logits.logsumexp(dim=-1) - logits.gather(-1, target).squeeze(-1)).sum(dim=-1)
             best = cost.argmin(dim=0)
