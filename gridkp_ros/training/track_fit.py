@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 LAGS = (1, 2, 4)
 MIN_FRAMES = max(LAGS) + 2  # of a recording that something can be learned from
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # as shares of each input's mean square
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # as shares of each input's mean square
 ROLLOUT_S = 1.0  # what lags, scope and ridge are chosen by
 # Two numbers for each coordinate need no more frames than these; the likelihood is a loop over them.
 SEGMENT_FRAMES, MAX_SEGMENTS = 150, 400
