@@ -32,10 +32,10 @@ class GridKeypointConfig:
     (G_t and G_ref, as the paper words it; K more input channels). coordinates: "sigmoid" (the paper's expectation
     over the sigmoid heatmap) or "softmax" (over a spatial softmax of the same logits: the background does not pull
     keypoints to the centre of the image while the heatmaps are still flat). motion_width: width of a
-    `MotionPrior` added to the decoder's logits (not in the paper; 0: none). warp: the synthesiser moves the
-    reference along with the keypoints before it repaints it, see `KeypointWarp` (not in the paper). propagation: what
-    is propagated in time: "binary" maps, or for the ablation "gaussian" maps or the "vector" of coordinates, see
-    `nets.propagation`.
+    `MotionPrior` added to the decoder's logits (not in the paper; 0: none). motion_gain: that prior is believed as far
+    as it came true of late (off: as it is). warp: the synthesiser moves the reference along with the keypoints before
+    it repaints it, see `KeypointWarp` (not in the paper). propagation: what is propagated in time: "binary" maps, or
+    for the ablation "gaussian" maps or the "vector" of coordinates, see `nets.propagation`.
     """
 
     channels: int = 3
@@ -48,6 +48,7 @@ class GridKeypointConfig:
     maps: str = "difference"
     coordinates: str = "sigmoid"
     motion_width: int = 0
+    motion_gain: bool = True
     warp: bool = False
     propagation: str = "binary"
 
@@ -274,7 +275,7 @@ class MotionPrior(nn.Module):
     def __init__(self, config: GridKeypointConfig) -> None:
         super().__init__()
         k, width = config.num_keypoints, config.motion_width
-        self.size = (config.height, config.width)
+        self.size, self.doubts = (config.height, config.width), config.motion_gain
         self.read = nn.Sequential(nn.Linear(4 * k, width), nn.ReLU())
         self.gru = nn.GRUCell(width, width)
         self.answer = nn.Linear(width, 5 * k)  # displacement x, y; two log widths; log-odds of the narrow Gaussian
@@ -289,6 +290,8 @@ class MotionPrior(nn.Module):
 
     def gain(self, track: Tensor) -> Tensor:
         """How far a foretold displacement is believed, [N,K,1] in [0,1]."""
+        if not self.doubts:
+            return torch.ones_like(track[..., 3:4])
         return ((track[..., 3:4] + self.BELIEF) / (track[..., 4:5] + self.BELIEF)).clamp(0.0, 1.0)
 
     def expect(self, track: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:

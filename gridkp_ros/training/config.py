@@ -234,6 +234,7 @@ class ModelConfig(Strict):
     maps: Literal["difference", "both"] = "difference"
     coordinates: Literal["sigmoid", "softmax"] = "sigmoid"
     motion_width: int = Field(0, ge=0)
+    motion_gain: bool = True
     warp: bool = False
     propagation: Literal["binary", "gaussian", "vector"] = "binary"
 
