@@ -25,6 +25,11 @@ def to_cells(points: np.ndarray, width: int, height: int) -> np.ndarray:
     return (np.asarray(points, float) + 0.5) * CELLS / np.array([width, height]) - 0.5
 
 
+def from_cells(cells: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Map cells [..., 2] back to model pixels of a width x height model."""
+    return (np.asarray(cells, float) + 0.5) * np.array([width, height]) / CELLS - 0.5
+
+
 @dataclass(frozen=True, eq=False)
 class KalmanState:
     """Filtered position and velocity [..., K, 2], and the error's variances and covariance [K, 2], of each coordinate.

@@ -24,7 +24,8 @@ from gridkp_ros.evaluation.storyboard import Storyboard
 from gridkp_ros.evaluation.strips import View
 from gridkp_ros.evaluation.videos import CLIPS_DEFINITION, ClipCollector, VideoDistance
 from gridkp_ros.geometry import Placement
-from gridkp_ros.runtime import Forecast, Observation, Predictor
+from gridkp_ros.runtime import Forecast, Manifest, Observation, Predictor
+from gridkp_ros.track_models import from_cells, to_cells
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ def replay(
                     point_names=observation.point_names,
                     truth=truth,
                     baselines=predictor.manifest.baselines,
+                    probe=probe_in_cells(predictor.manifest),
                     instruments=instruments,
                     frame_metrics=frame_metrics,
                     definitions={name: metric.definition for name, metric in (frame_metrics or {}).items()},
@@ -223,6 +225,14 @@ def cell_size_px(placement: Placement) -> tuple[float, float]:
     """Return width and height of a cell of a 64x64 grid over the model's view, in pixels of the image as received."""
     spec, (x, y) = placement.spec, placement.scale
     return float(x * spec.width / GRID_CELLS), float(y * spec.height / GRID_CELLS)
+
+
+def probe_in_cells(manifest: Manifest) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return a bundle's probe, from and to cells of the 64x64 grid; None if it has none or needs more than places."""
+    if manifest.probe is None or manifest.num_fields != 2:
+        return None
+    size = manifest.input.width, manifest.input.height
+    return lambda cells: to_cells(manifest.probe.points(from_cells(cells, *size)), *size)
 
 
 def view_rect(placement: Placement) -> tuple[float, float, float, float]:

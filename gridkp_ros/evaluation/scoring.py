@@ -106,7 +106,8 @@ class _Track(Track):
     points: list[np.ndarray] = field(default_factory=list)
     views_px: list[tuple[tuple[float, float], tuple[float, float]]] = field(default_factory=list)  # origin and cell
     named: list[np.ndarray | None] = field(default_factory=list)
-    filtered: list[KalmanState] = field(default_factory=list)
+    newest: KalmanState | None = None
+    filtered: dict[int, KalmanState] = field(default_factory=dict)  # by stamp; like the images, let go when scored
     images: dict[int, np.ndarray] = field(default_factory=dict)
 
 
@@ -152,6 +153,8 @@ class ForecastScorer:
             `definitions`.
         instruments: names and true positions of points on instruments, which the keypoints' motion is held against,
             whether or not the model names any.
+        probe: named points [...,M,2] out of keypoints [...,K,2], both in cells of the 64x64 grid; with it the fitted
+            baselines foretell named points too.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class ForecastScorer:
         frame_metrics: Mapping[str, FrameMetric] | None = None,
         definitions: Mapping[str, str] | None = None,
         instruments: tuple[Sequence[str], PointTruth] | None = None,
+        probe: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if period_s <= 0 or horizon_steps < 1 or min(cell_size_px) <= 0 or block_s <= 0 or max_truth_gap_s <= 0:
             raise EvaluationError(
@@ -184,6 +188,7 @@ class ForecastScorer:
         self._frame_metrics = {**FRAME_METRICS, "ssim_gaussian": _gaussian_or_nan, **(frame_metrics or {})}
         self._extra_definitions = dict(definitions or {})
         self._instruments = instruments
+        self._probe = probe
         self._steps = math.ceil((horizon_steps * STEP_S + period_s / 2) / period_s)  # of the model, for a rollout
         self._truth = truth if self.point_names else None
         self._max_gap_ns = round(max_truth_gap_s * 1e9)
@@ -205,7 +210,8 @@ class ForecastScorer:
             **dict.fromkeys(COVERAGES, ("model",)),
         }
         if self._truth is not None:
-            self._methods |= {"tip_error_px": POINT_METHODS, **{f"tip_{name}": ("model",) for name in COVERAGES}}
+            self._named_methods = keypoint_methods if probe is not None else POINT_METHODS
+            self._methods |= {"tip_error_px": self._named_methods, **{f"tip_{name}": ("model",) for name in COVERAGES}}
 
     # ---- events
 
@@ -247,11 +253,12 @@ class ForecastScorer:
         track.cells.append((points - origin) / cell - 0.5)
         if self._baselines is not None:
             model = self._baselines.kalman
-            if track.filtered:
-                interval_s = (track.stamps_ns[-1] - track.stamps_ns[-2]) * 1e-9
-                track.filtered.append(model.absorb(track.filtered[-1], interval_s, track.cells[-1])[0])
+            if track.newest is None:
+                track.newest = model.start(track.cells[-1])
             else:
-                track.filtered.append(model.start(track.cells[-1]))
+                interval_s = (track.stamps_ns[-1] - track.stamps_ns[-2]) * 1e-9
+                track.newest = model.absorb(track.newest, interval_s, track.cells[-1])[0]
+            track.filtered[int(stamp_ns)] = track.newest
         track.named.append(None if named_points is None else np.asarray(named_points, float))
         if image is not None:
             track.images[int(stamp_ns)] = image
@@ -305,7 +312,7 @@ class ForecastScorer:
         )
 
     def _settle(self, epoch: int, now_ns: int) -> None:
-        """Score what can wait no longer, and let go of the images that nobody will ask for."""
+        """Score what can wait no longer, and let go of images and filters that nobody will ask for."""
         keep_ns = int(self._targets_ns[-1]) + round(_LINGER_S * 1e9)
         waiting: list[_Forecast] = []
         for forecast in self._pending:
@@ -325,8 +332,9 @@ class ForecastScorer:
                 limit_ns = min(limit_ns, oldest_ns)
             if limit_ns is None and now_ns - self._tracks[epoch].stamps_ns[0] < keep_ns:
                 continue
-            for stamp in [s for s in track.images if limit_ns is None or s < limit_ns]:
-                del track.images[stamp]
+            for store in (track.images, track.filtered):
+                for stamp in [s for s in store if limit_ns is None or s < limit_ns]:
+                    del store[stamp]
 
     # ---- scores
 
@@ -354,8 +362,8 @@ class ForecastScorer:
         times = np.concatenate([[0], forecast.times_ns]).astype(float)
         at = self._targets_ns.astype(float)
         predictions = self._point_predictions(track.points, track.stamps_ns, index, times, at, forecast.mean)
-        for method, cells in self._fitted_predictions(track, index, at).items():
-            predictions[method] = (cells + 0.5) * cell_px + origin_px
+        fitted = self._fitted_predictions(track, index, at)
+        predictions |= {method: (cells + 0.5) * cell_px + origin_px for method, cells in fitted.items()}
         values: dict[str, dict[str, np.ndarray]] = {
             "keypoint_error_px": {
                 method: metrics.keypoint_error_px(points, truth).mean(axis=1) for method, points in predictions.items()
@@ -376,7 +384,7 @@ class ForecastScorer:
             values[name] = {"model": inside.mean(axis=1)}
         frame_values, unscored_frames = self._score_frames(track, forecast, targets_ns, reaches)
         values.update(frame_values)
-        named_values, by_name = self._score_named(track, index, forecast, targets_ns, times, at, scored)
+        named_values, by_name = self._score_named(track, index, forecast, targets_ns, times, at, scored, fitted)
         values.update(named_values)
         return _Score(block, values, by_name, tuple(unscored), tuple(unscored_frames))
 
@@ -416,13 +424,14 @@ class ForecastScorer:
 
     def _fitted_predictions(self, track: _Track, index: int, at: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the fitted baselines predict at the targets, in cells: method -> [H,K,2]."""
-        if self._baselines is None:
+        state = track.filtered.get(track.stamps_ns[index])
+        if self._baselines is None or state is None:
             return {}
         ar = self._baselines.linear_ar
         seen = slice(max(0, index + 1 - _HISTORY_FRAMES), index + 1)
         ages_s = (np.array(track.stamps_ns[seen], np.int64) - track.stamps_ns[index]) * 1e-9
         return {
-            "kalman": kalman(self._baselines.kalman, track.filtered[index], at * 1e-9),
+            "kalman": kalman(self._baselines.kalman, state, at * 1e-9),
             "linear_ar": linear_ar(ar, ages_s, np.stack(track.cells[seen]), self.period_s, self._steps, at * 1e-9),
         }
 
@@ -465,6 +474,7 @@ class ForecastScorer:
         times: np.ndarray,
         at: np.ndarray,
         scored: np.ndarray,
+        fitted: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]:
         if self._truth is None or forecast.named_mean is None or track.named[index] is None:
             return {}, {}
@@ -474,6 +484,9 @@ class ForecastScorer:
             if scored[row]:
                 truth[row][visible] = np.asarray(points, float)[visible]
         predictions = self._point_predictions(track.named, track.stamps_ns, index, times, at, forecast.named_mean)
+        if self._probe is not None:
+            origin_px, cell_px = track.views_px[index]
+            predictions |= {m: (self._probe(cells) + 0.5) * cell_px + origin_px for m, cells in fitted.items()}
         errors = {method: metrics.keypoint_error_px(points, truth) for method, points in predictions.items()}  # [H,M]
         values = {"tip_error_px": {method: _known_mean(error[:, self._tips]) for method, error in errors.items()}}
         if forecast.named_covariance is not None:
@@ -547,7 +560,7 @@ class ForecastScorer:
                 name: {
                     str(h): {
                         method: self._interval(_stack_named(scores, name, method, self.horizon_steps)[:, h - 1], blocks)
-                        for method in POINT_METHODS
+                        for method in self._named_methods
                     }
                     for h in reported
                 }

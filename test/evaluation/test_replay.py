@@ -14,7 +14,7 @@ from gridkp_ros.data.sources import DataError, open_source
 from gridkp_ros.data.video_out import VideoWriter
 from gridkp_ros.evaluation.episodes import EpisodeSource
 from gridkp_ros.evaluation.metrics import EvaluationError
-from gridkp_ros.evaluation.replay import frame_steps, model_steps, replay
+from gridkp_ros.evaluation.replay import cell_size_px, frame_steps, model_steps, probe_in_cells, replay, view_rect
 from gridkp_ros.geometry import Region
 from gridkp_ros.runtime import Predictor
 from support.streams import Made
@@ -171,6 +171,15 @@ def test_a_bundle_s_own_baselines_are_columns(tmp_path: Path) -> None:
     assert at["coverage50"]["model"]["mean"] <= at["coverage90"]["model"]["mean"]
     assert at["ssim_gaussian"]["model"]["count"] == at["ssim"]["model"]["count"] > 10
     assert "probe_error_px" not in result and "keypoints_with_instrument" not in result  # no ground truth
+
+
+def test_the_probe_in_cells_is_the_predictor_s(tmp_path: Path) -> None:
+    seen = predictor(write_tiny_bundle(tmp_path / "b", resize="letterbox"), region=Region(10, 6, 100, 80))
+    observation = seen.observe(spots(0.0, 128, 96), 0)
+    origin, cell = view_rect(seen.place())[:2], cell_size_px(seen.place())
+    named = probe_in_cells(seen.manifest)((observation.points - origin) / cell - 0.5)
+    np.testing.assert_allclose((named + 0.5) * cell + origin, observation.named_points, atol=1e-3)
+    assert probe_in_cells(predictor(write_tiny_bundle(tmp_path / "plain", probe=False)).manifest) is None
 
 
 def test_settings_and_predictors_that_do_not_fit_are_refused(tiny_bundle_path: Path, tmp_path: Path) -> None:

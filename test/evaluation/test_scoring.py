@@ -210,8 +210,8 @@ def test_result_may_be_asked_any_time_and_messages_may_come_late() -> None:
     assert shuffled.result() == in_order.result()
 
 
-def test_images_are_let_go_in_a_long_stream() -> None:
-    scored = scorer()
+def test_images_and_filters_are_let_go_in_a_long_stream() -> None:
+    scored = scorer(baselines=still_baselines(2))
     image = np.zeros((8, 8, 1), np.uint8)
     times = np.arange(1, 17) * PERIOD_NS
     for i in range(400):
@@ -220,8 +220,11 @@ def test_images_are_let_go_in_a_long_stream() -> None:
         mean = np.stack([line(stamp + t) for t in times])
         scored.add_forecast(stamp, epoch, times, mean, np.tile([1.0, 0, 1.0], (16, 2, 1)), {2: image})
     assert sum(len(track.images) for track in scored._tracks.values()) < 50
+    assert sum(len(track.filtered) for track in scored._tracks.values()) < 50
     assert len(scored._pending) < 50
-    assert scored.result()["horizons"]["2"]["psnr"]["model"]["count"] == 400 - 4
+    result = scored.result()
+    assert result["horizons"]["2"]["psnr"]["model"]["count"] == 400 - 4
+    assert result["horizons"]["2"]["keypoint_error_px"]["kalman"]["count"] == 400 - 4
 
 
 def test_an_empty_stream_gives_an_empty_result_that_is_json() -> None:
@@ -363,3 +366,26 @@ def test_further_frame_metrics_and_frames_below_the_window_of_ssim() -> None:
     assert (values["mine"]["model"]["mean"], values["mine"]["last_frame"]["mean"]) == (2.0, -5.0)
     assert result["definitions"]["mine"] == "a test's"
     assert values["ssim_gaussian"]["model"]["count"] == 0 and values["ssim"]["model"]["count"] == 15
+
+
+def test_fitted_baselines_foretell_named_points_through_the_probe() -> None:
+    """The named point is the middle of both keypoints; on a line the filter is right about it."""
+    stamps = np.arange(80) * PERIOD_NS
+    true = np.stack([line(int(s)).mean(axis=0, keepdims=True) for s in stamps])
+    scored = scorer(
+        point_names=("tip",), truth=point_truth(stamps, true), baselines=still_baselines(2),
+        probe=lambda cells: cells.mean(axis=-2, keepdims=True),
+    )  # fmt: skip
+    times = np.arange(1, 17) * PERIOD_NS
+    for i in range(60):
+        stamp = i * PERIOD_NS
+        mean = np.stack([line(stamp + t) for t in times])
+        covariance = np.tile([1.0, 0, 1.0], (16, 2, 1))
+        scored.add_observation(stamp, 1, line(stamp), named_points=true[i])
+        scored.add_forecast(
+            stamp, 1, times, mean, covariance, None, mean.mean(axis=1, keepdims=True), covariance[:, :1]
+        )
+    result = scored.result()
+    tips = result["horizons"]["5"]["tip_error_px"]
+    assert tips["kalman"]["mean"] == pytest.approx(10.0 / tips["kalman"]["count"], abs=1e-3)
+    assert tips["linear_ar"] == tips["stays_put"] == result["named_points"]["tip"]["5"]["linear_ar"]

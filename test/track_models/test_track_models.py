@@ -7,7 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from gridkp_ros.track_models import KalmanModel, LinearAR, TrackModelError, TrackModels, history_at, to_cells
+from gridkp_ros.track_models import (
+    KalmanModel,
+    LinearAR,
+    TrackModelError,
+    TrackModels,
+    from_cells,
+    history_at,
+    to_cells,
+)
 
 
 def models(k: int = 2) -> TrackModels:
@@ -87,6 +95,8 @@ def test_history_is_straight_between_frames_and_still_before_the_first() -> None
 def test_cells_of_a_grid_of_64_whatever_the_model_s() -> None:
     np.testing.assert_allclose(to_cells(np.array([[0.0, 63.0]]), 64, 64), [[0, 63]])
     np.testing.assert_allclose(to_cells(np.array([[-0.5, 127.5]]), 128, 128), [[-0.5, 63.5]])
+    points = np.random.default_rng(0).uniform(0, 95, (5, 2))
+    np.testing.assert_allclose(from_cells(to_cells(points, 128, 96), 128, 96), points)
 
 
 def test_coefficients_survive_json_and_are_checked() -> None:
