@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import resource
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,11 @@ from gridkp_ros.training.storage import WholeCheckpoints, named_when_full, repla
 log = logging.getLogger(__name__)
 STRIP_CLIPS = 2
 LOG_EVERY = 10  # steps
+HARMLESS = (  # warnings of what is meant to be so
+    r"Found \d+ module\(s\) in eval mode",  # a frozen detector, frozen batch norms
+    r"Grad strides do not match bucket view strides",  # 1x1 convolutions in the channels-last layout
+    r".*does not have many workers",  # clips are in memory, or mapped into it
+)
 
 
 class Fitted(NamedTuple):
@@ -131,7 +137,8 @@ class Keeper(Callback):
 
         def batches() -> Iterator[dict[str, torch.Tensor]]:
             for batch in DataLoader(self.validation, size, num_workers=self.config.data.workers):
-                self.unreadable += [sentence for sentence in batch.pop(UNREADABLE) if sentence]
+                # The same clips every time: each counts once.
+                self.unreadable += [s for s in batch.pop(UNREADABLE) if s and s not in self.unreadable]
                 yield trainer.strategy.batch_to_device(batch, device)
 
         with self._averaged(trainer, stage), trainer.precision_plugin.val_step_context():
@@ -257,8 +264,13 @@ def fit_stage(
         keeper.step = state["global_step"]
     elif options.steps:
         stage.train()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         callbacks = [timer, *([average] if average else []), keeper]
-        with named_when_out_of_memory(name, options, machine, place), named_when_full(run, "what a run keeps"):
+        failures = named_when_out_of_memory(name, options, machine, place), named_when_full(run, "what a run keeps")
+        with failures[0], failures[1], warnings.catch_warnings():
+            for harmless in HARMLESS:
+                warnings.filterwarnings("ignore", message=harmless)
             trainer = make_trainer(run, name, config, callbacks, place, state.get("global_step"))
             trainer.fit(
                 stage,

@@ -119,6 +119,8 @@ class Run:
                 save_weights(module, weights)
 
             self.place.tell(keep)
+            if not self.place.first:
+                load_weights(module, weights)  # statistics of batch norms can be each process's own
         self.record |= {k: v for k, v in json.loads(record.read_text()).items() if k != "summary"}
 
     def detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
