@@ -33,7 +33,7 @@ app.add_typer(bench_app, name="bench")
 
 _EXTRAS = {
     "torch": "train", "lightning": "train", "safetensors": "train", "onnx": "train", "pydantic": "train",
-    "mujoco": "sim", "skimage": "report", "matplotlib": "report", "jinja2": "report", "av": "report",
+    "mujoco": "sim", "skimage": "report", "jinja2": "report", "av": "report",
     "pyarrow": "data", "scipy": "data", "PIL": "data", "cdflib": "data", "google_crc32c": "data",
     "dm_control": "dm_control",
 }
@@ -565,7 +565,7 @@ def main(args: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_console(), show_path=False)]
     )
-    for noisy in ("onnx_ir", "onnxscript", "matplotlib", "lightning", "torch", "OpenGL", "absl"):
+    for noisy in ("onnx_ir", "onnxscript", "lightning", "torch", "OpenGL", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # It warns at every export that torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
