@@ -38,6 +38,8 @@ class EpisodeSource(FrameSource):
 
     def _frames(self) -> Iterator[StampedFrame]:
         self._truths = []
+        if len(self._seeds) > 1:
+            self.notes.append(f"Episodes follow each other after pauses of {_PAUSE_NS * 1e-9:.0f} s without frames.")
         start_ns = 0
         for seed in self._seeds:
             episode = self._load(seed)

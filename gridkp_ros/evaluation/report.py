@@ -59,6 +59,7 @@ METRIC_TEXTS = {
     "psnr_joint": MetricText("PSNR, error over all channels, of predicted frames", "dB", 2),
     "lpips": MetricText("LPIPS of predicted frames", "", 4),
     "vgg_cosine": MetricText("VGG cosine similarity of predicted frames", "", 4),
+    "fvd": MetricText("FVD of predicted clips", "", 1),
     "energy_score_cells": MetricText("Energy score of the sampled keypoints", "cells", 3),
 }
 _UNITS = {"_px": "px", "_cells": "cells", "_db": "dB", "_s": "s", "_hz": "Hz", "_ms": "ms"}
@@ -498,7 +499,17 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         rows = [(name, Cell(format_interval(error, 2), of=f"probe_error_px/{name}")) for name, error in probe.items()]
         caption = "How well named points are read off the keypoints, with nothing forecast: in the frame itself."
         tables.append(Table("Probe: error in the frame itself [px]", ("point", "mean"), tuple(rows), caption))
-    return tables + _motion_tables(metrics)
+    return tables + _weighted_tables(metrics) + _motion_tables(metrics)
+
+
+def _weighted_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Return a table of what needs weights that are not shipped: the distance of whole clips, and what is missing."""
+    rows = [(metric_text(name).heading, why, why, "") for name, why in metrics.get("not_measured", {}).items()]
+    if fvd := metrics.get("fvd", {}):
+        values = (Cell(format_interval(fvd[method], 1), of=f"fvd/{method}") for method in ("model", "last_frame"))
+        rows.insert(0, (metric_text("fvd").heading, *values, str(fvd["clips"])))
+    header = ("figure", method_name("model"), method_name("last_frame"), "clips")
+    return [Table("Figures that need weights", header, tuple(rows))] if rows else []
 
 
 def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:

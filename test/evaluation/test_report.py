@@ -205,6 +205,14 @@ def test_a_column_that_lacks_its_weights_says_so(tmp_path: Path) -> None:
     assert cells["lpips/model/2"] == cells["lpips/last_frame/2"] == "no weights"
 
 
+def test_figures_that_need_weights_are_there_or_said_to_be_missing(tmp_path: Path) -> None:
+    fvd = {"clips": 12, "frames": 10, "model": 321.04, "last_frame": None}
+    result = metrics(FULL, fvd=fvd, not_measured={"vgg_cosine": "no weights at hand"})
+    page = Page(write_report(tmp_path, result, title="t"))
+    assert (page.cells["fvd/model"], page.cells["fvd/last_frame"]) == ("321.0", "not scored")
+    assert "no weights at hand" in page.text and "VGG cosine similarity" in page.text
+
+
 def test_names_are_shown_and_not_run(tmp_path: Path) -> None:
     bad = "</script><script>alert('x')</script>\"&<img src=x onerror=alert(1)>"
     values = {bad: {"model": 1.0, bad: 2.0}, "keypoint_error_px": {"model": 1.0, "stays_put": 2.0, bad: 2.0}}
