@@ -109,15 +109,18 @@ class UnrolledDynamics:
         return gaussian_head(self.dynamics.prior_head, F.leaky_relu(of_state, SLOPE))
 
     def logits(self, of_state: Tensor, z: Tensor) -> Tensor:
-        """Logits [S,N,K,H*W] of S latents z [S,N,1,h,w] for each state: its share [N,hidden,h,w] is common to them."""
+        """Logits [...,N,K,H*W] of latents [...,N,1,h,w]: any number for each state, whose share [N,hidden,h,w] is once.
+
+        The share is `read_state`'s of the decoder.
+        """
         _, b, c = self.dynamics.dec
-        out = self.dynamics.to_logits
-        of_z = F.conv2d(z.flatten(0, 1), self.dec_z, padding=1).unflatten(0, z.shape[:2])
-        x = leaky(of_state + of_z).flatten(0, 1)
+        out, many = self.dynamics.to_logits, z.shape[:-3]
+        of_z = F.conv2d(z.flatten(0, -4), self.dec_z, padding=1).unflatten(0, many)
+        x = leaky(of_state + of_z).flatten(0, -4)
         x = leaky(conv_upsampled(x, self.up1, b[0].bias))
-        x = leaky(conv_upsampled(x, self.up2, c[0].bias)).flatten(2)  # [S*N, hidden/4, H*W]
+        x = leaky(conv_upsampled(x, self.up2, c[0].bias)).flatten(2)  # [..., hidden/4, H*W]
         weight = out.weight.flatten(1).expand(len(x), -1, -1)
-        return torch.baddbmm(out.bias.view(1, -1, 1), weight, x).float().unflatten(0, z.shape[:2])
+        return torch.baddbmm(out.bias.view(1, -1, 1), weight, x).float().unflatten(0, many)
 
     def step(self, c: Tensor, of_state: Tensor, of_cells: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Equation 9: the new h and c."""

@@ -399,9 +399,9 @@ class DynamicsStage(Stage):
         momentum, momentum_states = self.momentum(tuple(tracks), kp.classes_to_pixels(classes, d.config.width))
         classes = classes.transpose(0, 1)  # [T, B, K]: a step's tensors lie together
         unrolled = UnrolledDynamics(d)
-        steps = classes.flatten(0, 1)  # [T*B, K]; whatever needs no state is computed for all of them at once
-        gates_of_cells = unrolled.gates_of_cells(steps).split(classes.shape[1])
-        posterior_of_cells = unrolled.posterior_of_cells(steps).split(classes.shape[1])
+        # What needs no state is computed for all times at once; the state after the last frame is not needed itself.
+        gates_of_cells = unrolled.gates_of_cells(classes[:-1].flatten(0, 1)).split(classes.shape[1])
+        posterior_of_cells = unrolled.posterior_of_cells(classes.flatten(0, 1)).split(classes.shape[1])
         of_decoder, of_prior, latents, posteriors = [], [], [], []
         observed = t - o.free_running_steps
         for i in range(t):
@@ -414,8 +414,9 @@ class DynamicsStage(Stage):
             of_prior.append(prior)
             latents.append(z)
             posteriors.append((mean, std))
-            h, c = unrolled.step(c, gates, gates_of_cells[i], z)
-        logits = unrolled.logits(torch.cat(of_decoder), torch.cat(latents).unsqueeze(0))[0]
+            if i < t - 1:
+                h, c = unrolled.step(c, gates, gates_of_cells[i], z)
+        logits = unrolled.logits(torch.cat(of_decoder), torch.cat(latents))
         if tracks:
             logits = logits + torch.cat(momentum)
         q = tuple(torch.cat(x) for x in zip(*posteriors[1:], strict=True))
