@@ -408,7 +408,7 @@ def data_prepare(
 ) -> None:
     """Decode data once into the cache, and check what is there; killed, it goes on where it was."""
     chosen, spec, period_s = _choose_data(path, config, dataset, root, split, option, size, grey, resize, rate_hz)
-    sets = [_prepare(data, items, spec, period_s, workers, verify=True) for data, items in chosen]
+    sets = [_prepare(*one, spec, period_s, workers, verify=True) for one in chosen]
     if as_json:
         totals = {key: sum(s.summary()[key] for s in sets) for key in ("items", "decoded", "recordings", "frames")}
         totals["seconds"] = sum(s.seconds for s in sets)
@@ -438,7 +438,7 @@ def data_show(
 
     chosen, spec, period_s = _choose_data(path, config, dataset, root, split, option, size, grey, resize, rate_hz)
     each = max(1, rows // len(chosen))
-    sets = [_prepare(data, spread(items, each), spec, period_s, workers) for data, items in chosen]
+    sets = [_prepare(data, spread(items, each), part, spec, period_s, workers) for data, items, part in chosen]
     recordings = [recording for s in sets for recording in spread(s.recordings, each)][:rows]
     out.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(out), contact_sheet(recordings, columns)[..., ::-1]):
@@ -471,8 +471,8 @@ def bench_train(
 def _choose_data(
     path: Path | None, config: Path | None, dataset: str, root: Path, split: str, option: list[str], size: str,
     grey: bool, resize: str, rate_hz: float,
-) -> tuple[list[tuple[Any, list[Any]]], Any, float]:
-    """Return data sets with their wanted items, the model's input and its period."""
+) -> tuple[list[tuple[Any, list[Any], tuple[float, float]]], Any, float]:
+    """Return data sets with their wanted items and the part of each, the model's input and its period."""
     import yaml
 
     from gridkp_ros.data.datasets import open_dataset
@@ -482,10 +482,11 @@ def _choose_data(
         raise typer.BadParameter("give one of a path, --config, or --dataset with its --root")
     if config is not None:
         from gridkp_ros.training.config import load_config
-        from gridkp_ros.training.sources import open_source
+        from gridkp_ros.training.sources import open_source, part_wanted
 
         training = load_config(config)
-        opened = [open_source(source, training) for source in (*training.data.train, *training.data.validation)]
+        sources = (*training.data.train, *training.data.validation)
+        opened = [(*open_source(source, training), part_wanted(source)) for source in sources]
         return opened, training.input_spec, training.data.period_s
     try:
         options = {key: yaml.safe_load(value) for key, value in (o.split("=", 1) for o in option)}
@@ -494,17 +495,20 @@ def _choose_data(
         raise typer.BadParameter(f"--option is name=value and --size WIDTHxHEIGHT, not {option} and {size}") from error
     spec = InputSpec(height, width, 1 if grey else 3, "grey" if grey else "rgb", resize)
     data = open_dataset(dataset or "footage", root if path is None else path, split if dataset else "all", **options)
-    return [(data, data.items())], spec, 1 / rate_hz
+    return [(data, data.items(), (0.0, 1.0))], spec, 1 / rate_hz
 
 
-def _prepare(data: Any, items: list[Any], spec: Any, period_s: float, workers: int, verify: bool = False) -> Any:
+def _prepare(
+    data: Any, items: list[Any], part: tuple[float, float], spec: Any, period_s: float, workers: int,
+    verify: bool = False,
+) -> Any:
     from gridkp_ros.data.prepare import prepare as run
     from gridkp_ros.data.prepare import usable_cores
 
     with _progress() as progress:
         task = progress.add_task(f"preparing {data.name}", total=len(items))
         return run(
-            data, spec, period_s, items=items, workers=workers or usable_cores(), verify=verify,
+            data, spec, period_s, items=items, part=part, workers=workers or usable_cores(), verify=verify,
             progress=lambda done, _: progress.update(task, completed=done),
         )
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,26 +51,38 @@ class StoredFrames:
     """Frames uint8 [N,H,W,C] in a .npy file, of which only what is indexed is read; else it behaves as an array.
 
     It holds no open file, so any number of recordings can be at hand, and costs nothing to send to another process.
+    stored: shape of the array in the file; part: the first of its frames that is meant, and the one
+    after the last; by default all are.
+    Indexing raises DataError where the file is no longer whole.
     """
 
     path: Path
-    shape: tuple[int, ...]
+    stored: tuple[int, ...]
+    part: tuple[int, int | None] = (0, None)
 
     dtype = np.dtype(np.uint8)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(range(self.stored[0])[slice(*self.part)]), *self.stored[1:])
+
+    @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return len(self.stored)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        header = self.path.stat().st_size - math.prod(self.shape)  # np.load would parse it for every clip
-        return np.array(np.memmap(self.path, np.uint8, "r", header, self.shape)[index])
+        try:
+            header = self.path.stat().st_size - math.prod(self.stored)  # np.load would parse it for every clip
+            stored = np.memmap(self.path, np.uint8, "r", header, self.stored)
+        except (OSError, ValueError) as error:  # removed or cut short since the run began
+            raise DataError(f"{self.path} cannot be read: {error}") from error
+        return np.array(stored[slice(*self.part)][index])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(np.load(self.path), dtype)
+        return np.asarray(self[:], dtype)
 
 
 @dataclass
@@ -108,6 +120,35 @@ def spread(things: Sequence[T], number: int) -> list[T]:
     if len(things) <= number:
         return list(things)
     return [things[i] for i in np.linspace(0, len(things) - 1, number).round().astype(int)]
+
+
+def part_of(recordings: Sequence[Recording], part: tuple[float, float]) -> list[Recording]:
+    """Return what lies between two shares of recordings that follow one another: (0.8, 1.0) is the last fifth.
+
+    Shares are of all their frames together. A frame belongs to one of two parts that meet, never to both.
+    """
+    if part == (0.0, 1.0):
+        return list(recordings)
+    total = sum(map(len, recordings))
+    first, last = (round(share * total) for share in part)
+    kept, before = [], 0
+    for recording in recordings:
+        window = slice(max(0, first - before), max(0, min(len(recording), last - before)))
+        before += len(recording)
+        if window.start < window.stop:
+            arrays = {name: getattr(recording, name) for name in _ARRAYS}
+            frames = recording.frames
+            kept.append(
+                replace(
+                    recording,
+                    frames=replace(frames, part=(window.start, window.stop))
+                    if isinstance(frames, StoredFrames)
+                    else frames[window],
+                    labels=recording.labels[window],
+                    **{name: array[window] for name, array in arrays.items() if array is not None},
+                )
+            )
+    return kept
 
 
 def usable_cores() -> int:
@@ -293,6 +334,7 @@ def prepare(
     period_s: float,
     *,
     items: Sequence[Item] | None = None,
+    part: tuple[float, float] = (0.0, 1.0),
     workers: int = 1,
     verify: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -300,11 +342,13 @@ def prepare(
 ) -> Prepared:
     """Have every item of a data set in the cache, and return its recordings in the order of the items.
 
-    items: those wanted, by default all of the split. workers: processes that decode. verify: read every file of the
-    entries that are there and compare checksums (without it, sizes and the small arrays alone). progress: called with
-    (items done, items in all). cache: the folder of caches, by default `recordings` under `cache_root()`.
+    items: those wanted, by default all of the split. part: what of each item is returned (all of it is cached), see
+    `part_of`. workers: processes that decode. verify: read every file of the entries that are there and compare
+    checksums (without it, sizes and the small arrays alone). progress: called with (items done, items in all). cache:
+    the folder of caches, by default `recordings` under `cache_root()`.
 
-    Raises DataError if the data set is incomplete, none of its items can be read, or the cache cannot be written.
+    Raises DataError if the data set is incomplete, none of its items can be read, the part holds nothing, or the cache
+    cannot be written.
     """
     began = time.monotonic()
     items = list(data.items() if items is None else items)
@@ -351,10 +395,16 @@ def prepare(
         if item.name not in result.unreadable:
             if item.name not in read or item.name in result.damaged:
                 read[item.name] = read_entry(entries[item.name])
-            result.recordings += read[item.name]
-    if not result.recordings:
+            result.recordings += part_of(read[item.name], part)
+    if len(result.unreadable) == len(items):
         first = "; ".join(f"{name}: {why}" for name, why in list(result.unreadable.items())[:3])
         raise DataError(f"{data.name}: not one of its {len(items)} items can be read: {first}")
+    if not result.recordings:
+        frames = sum(len(recording) for found in read.values() for recording in found)
+        raise DataError(
+            f"{data.name}: the part from {part[0]:g} to {part[1]:g} of {data.root} holds nothing of its {frames} "
+            f"frames (at {1 / period_s:.3g} Hz): take a larger part"
+        )
     result.seconds = time.monotonic() - began
     return result
 

@@ -30,6 +30,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class SimulatorSource(Strict):
     """Episodes of the simulator, one for each seed of [first_seed, first_seed + episodes)."""
 
@@ -47,16 +50,27 @@ class FootageSource(Strict):
     """A video, rosbag or folder of frames, or a folder in which each of these counts.
 
     topic: of the images in bags with several: one, a list of them, or "*" for all; each becomes a recording of its own.
-    rate_hz: of frames that have no stamps of their own. max_gap_s: a longer gap ends a recording, so that no clip spans
-    it. weight: how often its clips are drawn, against 1.
+    part: what of each recording is meant, from one share of it to another, 0 to 1: so one recording can serve for
+    training, [0, 0.8], and for validation, [0.8, 1]. rate_hz: of frames that have no stamps of their own. max_gap_s: a
+    longer gap ends a recording, so that no clip spans it. weight: how often its clips are drawn, against 1.
     """
 
     kind: Literal["footage"]
     path: Path
+    part: tuple[Share, Share] = (0.0, 1.0)
     topic: str | list[str] | None = None
     rate_hz: PositiveFloat | None = None
     max_gap_s: PositiveFloat = 0.5
     weight: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> FootageSource:
+        if self.part[0] >= self.part[1]:
+            raise ValueError(
+                f"part={list(self.part)} ends before it begins: give two shares of the recording in order, such as "
+                "[0, 0.8]"
+            )
+        return self
 
 
 class DatasetSource(Strict):

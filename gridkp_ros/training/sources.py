@@ -35,6 +35,11 @@ def open_source(source: Source, config: TrainConfig) -> tuple[DataSet, list[Item
     return data, data.items()
 
 
+def part_wanted(source: Source) -> tuple[float, float]:
+    """Return the part of each recording that is meant, see `FootageSource`."""
+    return source.part if isinstance(source, FootageSource) else (0.0, 1.0)
+
+
 def load_sources(
     sources: Sequence[Source], config: TrainConfig, unreadable: dict[str, str] | None = None
 ) -> tuple[list[Recording], list[float]]:
@@ -49,8 +54,9 @@ def load_sources(
         data, items = open_source(source, config)
         report = log_progress(f"preparing {data.name}")
         prepared = prepare(
-            data, config.input_spec, config.data.period_s, items=items, workers=usable_cores(), progress=report
-        )
+            data, config.input_spec, config.data.period_s, items=items, part=part_wanted(source),
+            workers=usable_cores(), progress=report,
+        )  # fmt: skip
         if unreadable is not None:
             unreadable |= {f"{data.name}: {name}": why for name, why in prepared.unreadable.items()}
         if prepared.unreadable:

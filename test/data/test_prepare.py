@@ -19,7 +19,7 @@ from gridkp_ros.data import prepare as module
 from gridkp_ros.data.clips import ClipDataset, to_recording
 from gridkp_ros.data.datasets.base import Item, RawClip
 from gridkp_ros.data.datasets.published import ImageFiles
-from gridkp_ros.data.prepare import entry_name, prepare, read_entry, set_folder, spread
+from gridkp_ros.data.prepare import entry_name, part_of, prepare, read_entry, set_folder, spread
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
 from support.files_dataset import Files
@@ -209,6 +209,41 @@ def test_frames_are_read_from_the_file_as_they_are_asked_for(data: Files) -> Non
     assert frames[2:4].flags.owndata
     np.testing.assert_array_equal(np.stack([frames[i] for i in range(10)]), np.asarray(frames))
     assert [len(part) for part in np.array_split(frames, 3)] == [4, 3, 3]
+
+
+def test_parts_that_meet_share_no_frame_and_decode_once(data: Files) -> None:
+    whole = [r for r in prepare(data, SPEC, 0.1).recordings]
+    first = prepare(data, SPEC, 0.1, part=(0.0, 0.8)).recordings
+    last = prepare(data, SPEC, 0.1, part=(0.8, 1.0)).recordings
+    assert len(reads(data)) == 4
+    for full, a, b in zip(whole, first, last, strict=True):
+        assert levels(a) + levels(b) == levels(full)
+        for name in ("states", "actions", "points", "visible"):
+            np.testing.assert_array_equal(
+                np.concatenate((getattr(a, name), getattr(b, name))), getattr(full, name), err_msg=name
+            )
+        assert a.labels + b.labels == full.labels
+        assert (b.name, b.label) == (full.name, full.label)
+    assert [len(r) for r in last] == [2, 2, 2, 2]
+    frames = last[0].frames
+    assert (frames.shape, len(np.asarray(frames)), levels(last[0])) == ((2, 8, 8, 3), 2, [8, 9])
+    assert pickle.loads(pickle.dumps(frames))[1:].max() == 9
+
+
+def test_a_part_runs_over_the_stretches_of_a_recording() -> None:
+    stretches = [
+        to_recording(RawClip(f"x#{n}", np.full((6, 8, 8, 3), n, np.uint8), np.arange(6) * 10**8), SPEC, 0.1)
+        for n in range(3)
+    ]
+    kept = part_of(stretches, (0.25, 0.6))  # frames 4 (of 4.5, to even) to 10 (of 10.8: 11, which is not in it)
+    assert [(r.name, len(r)) for r in kept] == [("x#0", 2), ("x#1", 5)]
+
+
+def test_a_part_that_holds_nothing_is_told(data: Files) -> None:
+    with pytest.raises(
+        DataError, match=r"the part from 0 to 0\.01 of .*files holds nothing of its 39 frames \(at 10 Hz"
+    ):
+        prepare(data, SPEC, 0.1, part=(0.0, 0.01))
 
 
 def test_clips_hand_out_what_is_asked_for(data: Files) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from pydantic import ValidationError
+
 from gridkp_ros.data.datasets import base
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.training.config import TrainConfig, TrainingError
@@ -51,6 +53,28 @@ def test_sources_of_all_kinds_with_their_weights(root: Path, tmp_path: Path) -> 
     assert recordings[0].frames.shape == (12, 16, 16, 3)
     assert recordings[0].frames[0].max() == 7
     np.testing.assert_allclose(recordings[0].actions[:, 0], np.arange(12))
+
+
+def test_one_recording_serves_for_training_and_for_validation(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", [numbered(i) for i in range(40)], rate=15)
+    parts = ([0, 0.8], [0.8, 1])
+    (first,), (last,) = (loaded({"kind": "footage", "path": video, "part": part})[0] for part in parts)
+    (whole,), _ = loaded({"kind": "footage", "path": video})
+    assert (len(first), len(last)) == (32, 8)
+    np.testing.assert_array_equal(np.concatenate((first.frames, last.frames)), whole.frames)
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ([0.8, 0.2], "ends before it begins"),
+        ([0.5, 0.5], "ends before it begins"),
+        ([0, 30], "less than or equal to 1"),
+    ],
+)
+def test_a_part_that_is_none_is_told(part: list[float], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        configuration({"kind": "footage", "path": "a.mp4", "part": part})
 
 
 def test_no_more_recordings_than_asked_for_are_decoded(root: Path) -> None:
