@@ -38,7 +38,7 @@ from gridkp_ros.training.processes import Processes, check_batches, join, launch
 from gridkp_ros.training.propagation import stage2_of
 from gridkp_ros.training.sources import load_sources
 from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
-from gridkp_ros.training.storage import named_when_full, replacing
+from gridkp_ros.training.storage import replacing
 from gridkp_ros.training.summary import conclude, keep_data
 from gridkp_ros.training.track_fit import MIN_FRAMES, fit_track_models
 
@@ -288,7 +288,7 @@ def _train(
     place.tell(lambda: claim(folder, config_path, config, from_bundle, take, resume))
     lightning.seed_everything(config.seed, verbose=False)
 
-    with place.in_turn(), named_when_full(folder, "prepared recordings"):
+    with place.in_turn():
         unreadable: dict[str, str] = {}
         recordings, weights = load_sources(config.data.train, config, unreadable)
         held_out, _ = load_sources(config.data.validation, config, unreadable)

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gridkp_ros.data.clips import ClipDataset, Recording
+from gridkp_ros.data.prepare import StoredFrames
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.training.batches import StepBatches, StepLoader
 from gridkp_ros.training.checkpoint import save_weights
@@ -246,6 +248,18 @@ def test_unreadable_clips_are_replaced_counted_and_named(tmp_path: Path) -> None
         fit(tmp_path / "more", config, bad=set(range(0, 40, 2)))
     with pytest.raises(TrainingError, match=r"10 clips in a row cannot be read.*gridkp data prepare"):
         fit(tmp_path / "all", config, bad=range(1000))
+
+
+def test_a_file_of_the_cache_that_is_lost_while_training_is_replaced_and_named(tmp_path: Path) -> None:
+    recordings = []
+    for name in "ab":
+        path = tmp_path / f"{name}.npy"
+        np.save(path, np.zeros((9, 8, 8, 3), np.uint8))
+        recordings.append(Recording(name, StoredFrames(path, (9, 8, 8, 3))))
+    loader = StepLoader(ClipDataset(recordings, 4, 16, seed=1), 4, most_unreadable=16)
+    (tmp_path / "a.npy").unlink()
+    assert sum(len(batch["frames"]) for batch in loader) == 16
+    assert 1 < len(loader.unreadable) < 16 and all(str(tmp_path / "a.npy") in s for s in loader.unreadable)
 
 
 def test_unreadable_clips_are_still_counted_after_a_resumption(tmp_path: Path) -> None:
