@@ -47,18 +47,20 @@
   const draw = (figure, chart) => {
     const svg = figure.querySelector("svg");
     const width = Math.max(260, Math.round(svg.getBoundingClientRect().width)), height = 250;
-    const left = 46, right = width - 16, top = 20, bottom = height - 38;
     const shown = chart.series.filter((s) => !hidden.has(s.key));
-    const [low, high] = range(chart, shown), last = Math.max(...chart.times);
+    const [low, high] = range(chart, shown), last = Math.max(...chart.times), up = ticks(low, high, 5);
+    const labels = up.values.map((value) => write(value, up.decimals));
+    const left = 14 + 7 * Math.max(3, ...labels.map((label) => label.length));
+    const right = width - 16, top = 24, bottom = height - 38;
     const x = (t) => left + (right - left) * (t / last), y = (v) => bottom - (bottom - top) * ((v - low) / (high - low));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.querySelectorAll(":scope > :not(title)").forEach((old) => old.remove());
 
-    const up = ticks(low, high, 5), along = ticks(0, last, Math.min(8, width / 70));
-    for (const value of up.values) {
+    const along = ticks(0, last, Math.min(8, width / 70));
+    up.values.forEach((value, i) => {
       make(svg, "path", { class: "grid-line", d: `M${left} ${y(value)}H${right}` });
-      make(svg, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, write(value, up.decimals));
-    }
+      make(svg, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, labels[i]);
+    });
     for (const value of along.values)
       make(svg, "text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, value.toFixed(along.decimals));
     make(svg, "text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, "time ahead [s]");
