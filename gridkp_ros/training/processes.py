@@ -19,6 +19,7 @@ from torch import distributed
 
 from gridkp_ros.training.config import TrainConfig, TrainerConfig, TrainingError
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -85,11 +86,17 @@ def is_first() -> bool:
     return environment is None or environment.global_rank() == 0
 
 
-def wanted(options: TrainerConfig) -> int:
-    """Processes that a configuration wants on this machine."""
+def wanted(config: TrainConfig) -> int:
+    """Processes wanted on this machine; with devices "auto", as many GPUs as cut every batch into equal parts."""
+    options = config.trainer
     if options.devices != "auto":
         return options.devices
-    return max(1, torch.cuda.device_count()) if options.accelerator != "cpu" else 1
+    gpus = torch.cuda.device_count() if options.accelerator != "cpu" else 0
+    fitting = [n for n in range(2, gpus + 1) if not _uneven(config, n)]
+    found = max(fitting, default=1)
+    if found < gpus:
+        log.warning("%d of %d GPUs are used: every batch_clips must be a multiple of their number", found, gpus)
+    return found
 
 
 def join(options: TrainerConfig) -> Processes:
@@ -126,17 +133,23 @@ def join(options: TrainerConfig) -> Processes:
     return place
 
 
+def _uneven(config: TrainConfig, processes: int) -> list[str]:
+    """Parts whose batch cannot be cut into equal parts."""
+    trained = ("stage1", "synthesis", *(["motion"] if config.model.motion_width else []), "stage2")
+    names = [name for name in trained if getattr(config, name).steps]
+    parts = processes * config.trainer.accumulate_grad_batches
+    return [name for name in names if getattr(config, name).batch_clips % parts]
+
+
 def check_batches(config: TrainConfig, processes: int) -> None:
     """Raise TrainingError where a part's batch cannot be cut into equal parts."""
     accumulated = config.trainer.accumulate_grad_batches
     parts = processes * accumulated
-    for name in ("stage1", "synthesis", "motion", "stage2"):
-        options = getattr(config, name)
-        if options.steps and options.batch_clips % parts:
-            raise TrainingError(
-                f"{name}.batch_clips={options.batch_clips} cannot be cut into {parts} equal parts ({processes} "
-                f"processes, accumulate_grad_batches={accumulated}): make it a multiple of {parts}"
-            )
+    for name in _uneven(config, processes):
+        raise TrainingError(
+            f"{name}.batch_clips={getattr(config, name).batch_clips} cannot be cut into {parts} equal parts ({processes} "
+            f"processes, accumulate_grad_batches={accumulated}): make it a multiple of {parts}"
+        )
 
 
 def spread(count: int, work: Callable[[dict[str, Any]], Any], options: dict[str, Any]) -> Any:

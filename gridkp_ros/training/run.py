@@ -250,7 +250,7 @@ def train(
         "config_path": config_path, "config": config, "folder": folder, "resume": resume, "from_bundle": from_bundle,
         "take": take, "only": only,
     }  # fmt: skip
-    processes = wanted(config.trainer)
+    processes = wanted(config)
     if processes > 1 and launched() is None:
         check_batches(config, processes)
         return spread(processes, train_in_process, options)

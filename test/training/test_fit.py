@@ -26,6 +26,7 @@ from gridkp_ros.training.batches import StepBatches, StepLoader
 from gridkp_ros.training.checkpoint import save_weights
 from gridkp_ros.training.config import TrainConfig, TrainingError
 from gridkp_ros.training.fit import Fitted, fit_stage
+from gridkp_ros.training.processes import wanted
 from gridkp_ros.training.stages import Stage
 from gridkp_ros.training.storage import replacing
 from gridkp_ros.training.summary import conclude
@@ -95,6 +96,15 @@ def test_processes_and_parts_share_the_same_batches(accumulated: int, world: int
     for step in range(2):
         parts = [clip for part in range(accumulated) for rank in ranks for clip in rank[step * accumulated + part]]
         assert parts == list(range(8 * (3 + step), 8 * (4 + step)))
+
+
+@pytest.mark.parametrize(("batch", "processes"), [(16, 4), (12, 6), (7, 1)])
+def test_as_many_gpus_are_used_as_cut_every_batch(monkeypatch: pytest.MonkeyPatch, batch: int, processes: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
+    same = {"batch_clips": batch, "steps": 5}
+    for trainer, expected in (({}, processes), ({"accelerator": "cpu"}, 1), ({"devices": 3}, 3)):
+        config = configured(batch=batch, stage1=same, trainer={"accelerator": "auto"} | trainer)
+        assert wanted(config) == expected
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5])
