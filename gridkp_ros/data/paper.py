@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gridkp_ros.data.clips import Recording
-from gridkp_ros.data.datasets.base import DATASETS, open_dataset
+from gridkp_ros.data.datasets.base import DATASETS, DataSet, open_dataset
+from gridkp_ros.data.prepare import prepare, usable_cores
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
 
@@ -18,7 +18,7 @@ STAND_INS = ("simulator", "footage")
 # Published names of the splits; a data set without one for validation is watched on its test split.
 _VALIDATION = {"kth": "val"}
 _SIMULATED_SEEDS = {"train": (0, 400), "validation": (100_000, 16), "test": (200_000, 64)}  # first seed, episodes
-_EPISODE_S = 6.0
+_EPISODE = {"duration_s": 6.0, "width": 128, "height": 96}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Place:
         """Return a source of a training configuration (`training.config`)."""
         if self.name == "simulator":
             seeds = self.seeds(split)
-            return {"kind": "simulator", "first_seed": seeds.start, "episodes": len(seeds), "duration_s": _EPISODE_S}
+            return {"kind": "simulator", "first_seed": seeds.start, "episodes": len(seeds)} | _EPISODE
         if self.name == "footage":
             return {"kind": "footage", "path": str(self.root / split)}
         return {"kind": "dataset", "name": self.name, "root": str(self.root), "split": self._published(split)}
@@ -60,20 +60,19 @@ class Place:
 
         workers: processes that decode what is not, 0 for one on each core. Raises DataError naming what is missing.
         """
-        workers = workers or os.cpu_count() or 1
+        data = self.open(split, period_s)
+        return prepare(data, spec, period_s, workers=workers or usable_cores(), progress=progress).recordings
+
+    def open(self, split: str, period_s: float) -> DataSet:
+        """Open the data of a split. Raises DataError naming what is missing."""
         if self.name == "simulator":
-            from gridkp_ros.data.simulator import simulator_recordings
+            from gridkp_ros.data.simulator import SimulatorEpisodes
+            from gridkp_ros.sim import SimConfig
 
-            seeds = self.seeds(split)
-            return simulator_recordings(seeds, spec, period_s, _EPISODE_S, workers=workers, progress=progress)
+            return SimulatorEpisodes(self.seeds(split), SimConfig(rate_hz=1 / period_s, **_EPISODE))
         if self.name == "footage":
-            from gridkp_ros.data.load import footage_recordings
-
-            return footage_recordings(self.root / split, spec, period_s)
-        from gridkp_ros.data.prepare import prepare
-
-        data = open_dataset(self.name, self.root, self._published(split))
-        return prepare(data, spec, period_s, workers=workers, progress=progress).recordings
+            return open_dataset("footage", self.root / split, "all")
+        return open_dataset(self.name, self.root, self._published(split))
 
     def _published(self, split: str) -> str:
         return _VALIDATION.get(self.name, "test") if split == "validation" else split
