@@ -65,7 +65,7 @@ def picture(png: bytes) -> np.ndarray:
 def test_the_page_opens_whole(chromium: Any, report: Path, width: int, height: int, settings: dict) -> None:
     with opened(chromium, report, width, height, **settings) as it:
         films = "[...document.querySelectorAll('video')]"
-        it.page.wait_for_function(f"{films}.every((film) => film.readyState >= 2)", timeout=20_000)
+        it.page.wait_for_function(f"{films}.every((film) => film.readyState >= 2)")
         assert it.page.evaluate(f"{films}.length") >= 3  # of the recording, and of the best and worst forecasts
         assert it.page.evaluate(f"{films}.every((film) => film.videoWidth > 300 && film.duration > 3)")
         assert it.page.evaluate("[...document.images].every((image) => image.naturalWidth > 300 && image.alt)")

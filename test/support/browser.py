@@ -38,6 +38,7 @@ def opened(started: Any, path: Path, width: int = 1280, height: int = 800, **set
     A request to anywhere but the file itself and what is inside it is a problem, and is not let through.
     """
     context = started.new_context(viewport={"width": width, "height": height}, **settings)
+    context.set_default_timeout(90_000)  # milliseconds: of a machine that is busy with other things
     page = context.new_page()
     result = Opened(page)
 
