@@ -147,8 +147,8 @@ def check_batches(config: TrainConfig, processes: int) -> None:
     parts = processes * accumulated
     for name in _uneven(config, processes):
         raise TrainingError(
-            f"{name}.batch_clips={getattr(config, name).batch_clips} cannot be cut into {parts} equal parts ({processes} "
-            f"processes, accumulate_grad_batches={accumulated}): make it a multiple of {parts}"
+            f"{name}.batch_clips={getattr(config, name).batch_clips} cannot be cut into {parts} equal parts "
+            f"({processes} processes, accumulate_grad_batches={accumulated}): make it a multiple of {parts}"
         )
 
 
