@@ -48,7 +48,7 @@ _OPTION = typer.Option([], help="An option of the data set: name=value; may be g
 _SIZE = typer.Option("64x64", help="The model's WIDTHxHEIGHT (with --config: what stands there).")
 _GREY = typer.Option(False, "--grey", help="One channel.")
 _RESIZE = typer.Option("stretch", help="stretch, letterbox or center_crop.")
-_RATE = typer.Option(15.0, "--rate", help="The model's frames per second.")
+_RATE = typer.Option(15.0, "--rate", min=0.01, help="The model's frames per second.")
 _WORKERS = typer.Option(0, help="Processes that decode; 0: one for each core.")
 _PROVIDER = typer.Option("cpu", help="ONNX Runtime execution provider: cpu, cuda, tensorrt or auto.")
 
@@ -343,6 +343,10 @@ def evaluate(
 
         names = [name for table in read_paper().chosen(tables) for name in table.runs]
         _train_presets(names, runs, data, parse_changes(changes))
+        from gridkp_ros.training.processes import is_first
+
+        if not is_first():
+            return
     elif changes:
         raise typer.BadParameter("--set changes trainings: give --train with it")
     folder = out or runs / "tables"
@@ -414,7 +418,8 @@ def data_prepare(
         totals["seconds"] = sum(s.seconds for s in sets)
         _print_json({"sets": [s.summary() for s in sets], **totals, "unreadable": sum(len(s.unreadable) for s in sets)})
         return
-    table = Table("data set", "items", "decoded", "recordings", "frames", "unreadable", "damaged", "seconds")
+    columns = ("data set", "items", "decoded", "recordings", "frames", "unreadable", "damaged", "seconds")
+    table = Table(*columns, box=None)
     for s in sets:
         counts = (s.items, s.decoded, len(s.recordings), s.frames, len(s.unreadable), len(s.damaged))
         table.add_row(s.name, *map(str, counts), f"{s.seconds:.1f}")
@@ -436,6 +441,8 @@ def data_show(
     from gridkp_ros.data.prepare import spread
     from gridkp_ros.data.sheet import contact_sheet
 
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise typer.BadParameter(f"--out {out}: a picture is written as .png or .jpg")
     chosen, spec, period_s = _choose_data(path, config, dataset, root, split, option, size, grey, resize, rate_hz)
     each = max(1, rows // len(chosen))
     sets = [_prepare(data, spread(items, each), part, spec, period_s, workers) for data, items, part in chosen]
