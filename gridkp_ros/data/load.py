@@ -18,21 +18,21 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".m
 
 
 def find_sources(path: Path) -> list[Path]:
-    """Return what is to be opened for `path`: itself, or the videos, bags and frame folders in it, in natural order.
+    """Return what is to be opened for `path`: itself, or the videos, bags and frame folders below it, in natural order.
 
     A folder with images of its own is a frame folder itself, too, unless videos or bags lie beside them: then the
-    images are none of the footage, and the log says so. Hidden names (with a leading dot) are passed over.
+    images are none of the footage, and the log says so. Hidden names (with a leading dot) are passed over, and folders
+    with nothing of the kind anywhere below them.
     """
     if not path.is_dir() or (path / "metadata.yaml").is_file():
         return [path]
     entries = sorted((e for e in path.iterdir() if not e.name.startswith(".")), key=lambda p: natural_key(p.name))
-    found = [e for e in entries if e.is_dir() or e.suffix.lower() in VIDEO_SUFFIXES | BAG_SUFFIXES]
+    files = [e for e in entries if e.suffix.lower() in VIDEO_SUFFIXES | BAG_SUFFIXES and not e.is_dir()]
     images = sum(e.suffix.lower() in IMAGE_SUFFIXES for e in entries)
-    if images and all(e.is_dir() for e in found):
-        return [path, *found]
-    if images:
+    if images and files:
         log.warning("%s: the images beside its videos or bags are left out (%d)", path, images)
-    return found or [path]
+    found = [source for e in entries for source in (find_sources(e) if e.is_dir() else [e] if e in files else [])]
+    return [path, *found] if images and not files else found
 
 
 def read_stretches(

@@ -3,9 +3,9 @@
     prepared = prepare(open_dataset("kth", root, "train"), spec, period_s, workers=8)
     dataset = ClipDataset(prepared.recordings, ...)
 
-An entry is a folder with the arrays of an item's recordings (.npy; frames are memory-mapped, so a set may be larger
-than the memory) and `entry.json` with their checksums. It appears under its name when it is complete, so a killed run
-leaves nothing half-written and a later one does only what is missing.
+An entry is a folder with the arrays of an item's recordings, joined (.npy; frames are memory-mapped, so a set may be
+larger than the memory), and `entry.json` with their checksums. It appears under its name when it is complete, so a
+killed run leaves nothing half-written and a later one does only what is missing.
 """
 
 from __future__ import annotations
@@ -205,26 +205,47 @@ def write_entry(entry: Path, item: Item, recordings: Sequence[Recording]) -> Non
     part = entry.with_name(f"{_PART}{entry.name}-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        listed = []
-        for number, recording in enumerate(recordings):
-            arrays = {}
-            for name in ("frames", *_ARRAYS):
-                array = getattr(recording, name)
-                if array is None:
-                    continue
-                path = part / f"{number:03d}.{name}.npy"
-                np.save(path, np.ascontiguousarray(array))
-                arrays[name] = {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-            facts = {key: getattr(recording, key) for key in ("name", "label", "labels", "point_names")}
-            listed.append(facts | {"shape": np.shape(recording.frames), "arrays": arrays})
+        facts = ("name", "label", "labels", "point_names")
+        listed: list[dict[str, Any]] = [{key: getattr(r, key) for key in facts} | {"arrays": {}} for r in recordings]
+        for name in ("frames", *_ARRAYS):
+            arrays = {number: getattr(r, name) for number, r in enumerate(recordings)}
+            arrays = {number: array for number, array in arrays.items() if array is not None}
+            if not arrays:
+                continue
+            path = part / f"{name}.npy"
+            shape = _save_joined(path, list(arrays.values()))
+            stored = {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path), "shape": shape}
+            end = 0
+            for number, array in arrays.items():
+                listed[number]["arrays"][name] = stored | {"rows": (end, end := end + len(array))}
         (part / "entry.json").write_text(json.dumps({"format": FORMAT, "item": item.name, "recordings": listed}))
         shutil.rmtree(entry, ignore_errors=True)
         part.rename(entry)
+    except DataError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise DataError(
-            f"{entry} cannot be written ({error.strerror or error}): make room, or name another disk by XDG_CACHE_HOME"
-        ) from error
+        raise DataError(_not_written(entry, error)) from error
+
+
+def _not_written(path: Path, error: OSError) -> str:
+    return f"{path} cannot be written ({error.strerror or error}): make room, or name another disk by XDG_CACHE_HOME"
+
+
+def _save_joined(path: Path, arrays: Sequence[Any]) -> tuple[int, ...]:
+    """Write arrays one after the other as one .npy file, none of them copied, and return its shape."""
+    first = arrays[0]
+    if any(a.shape[1:] != first.shape[1:] or a.dtype != first.dtype for a in arrays):
+        kinds = ", ".join(sorted({f"{a.dtype}{list(a.shape[1:])}" for a in arrays}))
+        raise DataError(f"{path.stem} of one item differ from recording to recording ({kinds}): make them items")
+    shape = (sum(map(len, arrays)), *first.shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:  # no memory map: on a full disk that would end the process
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array).data)
+    return shape
 
 
 def read_entry(entry: Path, verify: bool = False) -> list[Recording]:
@@ -235,20 +256,31 @@ def read_entry(entry: Path, verify: bool = False) -> list[Recording]:
     try:
         content = json.loads((entry / "entry.json").read_text())
         recordings = []
+        files: dict[Path, Any] = {}  # one for all recordings, or in earlier entries one for each
         for listed in content["recordings"]:
             arrays: dict[str, Any] = {}
             for name, stored in listed["arrays"].items():
-                path = entry / stored["file"]
-                if path.stat().st_size != stored["bytes"]:
-                    raise DataError(f"{path} has {path.stat().st_size} bytes, not {stored['bytes']}")
-                if (verify or name != "frames") and _sha256(path) != stored["sha256"]:
-                    raise DataError(f"{path} does not have the checksum it was written with")
-                arrays[name] = StoredFrames(path, tuple(listed["shape"])) if name == "frames" else np.load(path)
+                path, rows = entry / stored["file"], tuple(stored.get("rows", (0, None)))
+                if path not in files:
+                    _check_file(path, stored, checksum=verify or name != "frames")
+                    files[path] = None if name == "frames" else np.load(path)
+                if name == "frames":
+                    arrays[name] = StoredFrames(path, tuple(stored.get("shape") or listed["shape"]), rows)
+                else:
+                    arrays[name] = files[path][slice(*rows)]
             arrays |= {key: tuple(listed[key]) for key in ("labels", "point_names")}
             recordings.append(Recording(name=listed["name"], label=listed["label"], **arrays))
         return recordings
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{entry} is no whole entry ({type(error).__name__}: {error})") from error
+
+
+def _check_file(path: Path, stored: dict[str, Any], checksum: bool) -> None:
+    """Raise DataError unless a file has the size, and the checksum if wanted, that it was written with."""
+    if path.stat().st_size != stored["bytes"]:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, not {stored['bytes']}")
+    if checksum and _sha256(path) != stored["sha256"]:
+        raise DataError(f"{path} does not have the checksum it was written with")
 
 
 @dataclass(frozen=True)
@@ -316,8 +348,12 @@ def _begin_worker() -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a folder's lock: of several runs that need the same data, one decodes it while the others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(_not_written(folder, error)) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

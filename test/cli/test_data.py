@@ -46,6 +46,12 @@ def test_show_draws_a_row_for_each_recording(footage: Path, tmp_path: Path) -> N
     assert cv2.imread(str(tmp_path / "sheets/x.png")).shape == (2 * (20 + 128 + 4), 4 * 132, 3)
 
 
+def test_show_says_before_it_decodes_that_it_cannot_write_that(footage: Path, tmp_path: Path) -> None:
+    result = run("show", footage, "--out", tmp_path / "sheet")
+    assert result.exit_code == 2
+    assert "a picture is written as .png or .jpg" in " ".join(result.output.replace("│", "").split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -53,6 +59,7 @@ def test_show_draws_a_row_for_each_recording(footage: Path, tmp_path: Path) -> N
         (("x", "--dataset", "kth"), "give one of a path, --config"),
         (("x", "--size", "64"), "WIDTHxHEIGHT"),
         (("x", "--option", "fold"), "name=value"),
+        (("x", "--rate", "0"), "greater than or equal to 0.01"),
     ],
 )
 def test_what_does_not_add_up_is_told(arguments: tuple[str, ...], sentence: str) -> None:

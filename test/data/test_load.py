@@ -46,13 +46,24 @@ def test_stamps_that_jump_back_begin_a_new_recording(
 def test_sources_in_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b.mp4", "a10.bag", "a2.mcap", ".hidden.mp4", "notes.txt"):
         (tmp_path / name).touch()
-    for name in ("frames", ".cache"):
+    for name in ("frames", ".cache", "notes"):
         (tmp_path / name).mkdir()
+    (tmp_path / "frames" / "0.png").touch()
     assert [p.name for p in find_sources(tmp_path)] == ["a2.mcap", "a10.bag", "b.mp4", "frames"]
     assert not caplog.text
     (tmp_path / "poster.jpg").touch()
     assert [p.name for p in find_sources(tmp_path)] == ["a2.mcap", "a10.bag", "b.mp4", "frames"]
     assert "images beside its videos or bags are left out (1)" in caplog.text
+
+
+def test_sources_in_folders_of_folders(tmp_path: Path) -> None:
+    for name in ("2024/b/left.mp4", "2024/a/left.mp4", "2024/a/notes.txt", "frames/x/0.png", "bag/metadata.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [p.relative_to(tmp_path).as_posix() for p in find_sources(tmp_path)]
+    assert found == ["2024/a/left.mp4", "2024/b/left.mp4", "bag", "frames/x"]
+    (tmp_path / "empty").mkdir()
+    assert find_sources(tmp_path / "empty") == []
 
 
 def test_a_frame_folder_keeps_its_own_images_beside_subfolders(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ from gridkp_ros.data import prepare as module
 from gridkp_ros.data.clips import ClipDataset, to_recording
 from gridkp_ros.data.datasets.base import Item, RawClip
 from gridkp_ros.data.datasets.published import ImageFiles
-from gridkp_ros.data.prepare import entry_name, part_of, prepare, read_entry, set_folder, spread
+from gridkp_ros.data.prepare import entry_name, part_of, prepare, read_entry, set_folder, spread, write_entry
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
 from support.files_dataset import Files
@@ -93,9 +94,9 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("file", "how", "verify"),
     [
-        ("000.frames.npy", "flip", True),
-        ("000.frames.npy", "cut", False),
-        ("000.actions.npy", "flip", False),
+        ("frames.npy", "flip", True),
+        ("frames.npy", "cut", False),
+        ("actions.npy", "flip", False),
         ("entry.json", "cut", False),
         ("entry.json", "empty", False),
     ],
@@ -155,14 +156,20 @@ def test_missing_files_and_empty_sets_say_where_to_obtain_them(data: Files, tmp_
 
 
 def test_a_full_disk_leaves_nothing_half_written(data: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, array: np.ndarray) -> None:
+    def full(path: Path, arrays: list[np.ndarray]) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.np, "save", full)
+    monkeypatch.setattr(module, "_save_joined", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device\): make room"):
         prepare(data, SPEC, 0.1)
     assert [p.name for p in set_folder(data, SPEC, 0.1).iterdir()] == [".lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_told(data: Files, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match=r"file/cache/.* cannot be written \(Not a directory\).*XDG_CACHE_HOME"):
+        prepare(data, SPEC, 0.1, cache=tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -244,6 +251,43 @@ def test_a_part_that_holds_nothing_is_told(data: Files) -> None:
         DataError, match=r"the part from 0 to 0\.01 of .*files holds nothing of its 39 frames \(at 10 Hz"
     ):
         prepare(data, SPEC, 0.1, part=(0.0, 0.01))
+
+
+def made(name: str, frames: int, **numbers: np.ndarray) -> RawClip:
+    return RawClip(name, np.full((frames, 8, 8, 3), frames, np.uint8), np.arange(frames) * 10**8, **numbers)
+
+
+def test_an_item_of_many_recordings_has_few_files(tmp_path: Path) -> None:
+    item = Item("tape")
+    clips = [made("a", 3, states=np.full((3, 2), 7)), made("b", 5), made("c", 2, states=np.full((2, 2), 9))]
+    recordings = [to_recording(clip, SPEC, 0.1) for clip in clips]
+    write_entry(tmp_path / "entry", item, recordings)
+    assert sorted(p.name for p in (tmp_path / "entry").iterdir()) == ["entry.json", "frames.npy", "states.npy"]
+    a, b, c = read_entry(tmp_path / "entry", verify=True)
+    assert [levels(r) for r in (a, b, c)] == [[3] * 3, [5] * 5, [2] * 2]
+    assert (a.states.tolist(), b.states, c.states.tolist()) == ([[7, 7]] * 3, None, [[9, 9]] * 2)
+    other = to_recording(made("d", 4, states=np.zeros((4, 3))), SPEC, 0.1)
+    with pytest.raises(
+        DataError, match=r"states of one item differ from recording to recording \(float32\[2\], float32"
+    ):
+        write_entry(tmp_path / "other", item, [a, other])
+    assert not (tmp_path / "other").exists()
+
+
+def test_entries_with_files_for_each_recording_are_still_read(tmp_path: Path) -> None:
+    """As the cache was first written: nothing of it has to be decoded again."""
+    frames, states = np.arange(4 * 3, dtype=np.uint8).reshape(4, 1, 1, 3), np.ones((4, 2), np.float32)
+    arrays = {}
+    for name, array in (("frames", frames), ("states", states)):
+        np.save(tmp_path / f"000.{name}.npy", array)
+        content = (tmp_path / f"000.{name}.npy").read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        arrays[name] = {"file": f"000.{name}.npy", "bytes": len(content), "sha256": digest}
+    listed = {"name": "x", "label": "", "labels": [], "point_names": [], "shape": frames.shape, "arrays": arrays}
+    (tmp_path / "entry.json").write_text(json.dumps({"format": 1, "item": "x", "recordings": [listed]}))
+    (recording,) = read_entry(tmp_path, verify=True)
+    np.testing.assert_array_equal(recording.frames[:], frames)
+    np.testing.assert_array_equal(recording.states, states)
 
 
 def test_clips_hand_out_what_is_asked_for(data: Files) -> None:

@@ -126,7 +126,7 @@ def test_missing_data_are_told_before_anything_is_decoded(root: Path, tmp_path: 
         ({"kind": "dataset", "name": "nothing", "root": root}, "there is no data set 'nothing'"),
         (
             {"kind": "dataset", "name": "files", "root": root, "options": {"speed": 1}},
-            r"options \['speed'\] do not fit",
+            "files has no option speed: its own are delay_s, shade",
         ),
         ({"kind": "footage", "path": tmp_path / "gone"}, "gone is missing"),
     ):

@@ -7,6 +7,7 @@ period: `data.prepare` brings clips to those.
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,8 @@ def open_dataset(name: str, root: Path, split: str, **options: Any) -> DataSet:
     if name not in DATASETS:
         raise DataError(f"there is no data set {name!r}: use one of {', '.join(sorted(DATASETS))}")
     module, _, cls = DATASETS[name].rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), cls)(Path(root), split, **options)
-    except TypeError as error:
-        raise DataError(f"{name}: options {sorted(options)} do not fit: {error}") from error
+    kind = getattr(importlib.import_module(module), cls)
+    known = set(inspect.signature(kind).parameters) - {"root", "split"}
+    if unknown := sorted(set(options) - known):
+        raise DataError(f"{name} has no option {', '.join(unknown)}: its own are {', '.join(sorted(known)) or 'none'}")
+    return kind(Path(root), split, **options)

@@ -16,7 +16,7 @@ ALL_TOPICS = "*"
 
 
 class Footage(DataSet):
-    """A video, bag or frame folder, or every one of them in a folder; an item for each, in a bag for each topic.
+    """A video, bag or frame folder, or every one of them below a folder; an item for each, in a bag for each topic.
 
     topic: image topics of bags: one, several, or "*" for all; not needed where a bag has only one. rate_hz: of frames
     that have no stamps of their own (elsewhere it replaces them). max_gap_s: a longer gap ends a recording.
@@ -43,13 +43,19 @@ class Footage(DataSet):
     def items(self) -> list[Item]:
         sources = find_sources(self.root)
         bags = [path for path in sources if is_bag(path)]
+        if sources and all(path.is_dir() and path not in bags for path in sources) and not self.options["rate_hz"]:
+            raise DataError(
+                f"{sources[0]}: images carry no times: say how many a second there are (rate_hz: 15 in a "
+                "configuration, --option rate_hz=15 on the command line)"
+            )
         if self.topics and not bags:
             raise DataError(f"{self.root}: topic {', '.join(self.topics)} was given, but this is no rosbag")
         found = []
         for path in sources:
             files = tuple(sorted(f for f in path.iterdir() if f.is_file())) if path.is_dir() else (path,)
             for topic in self._topics(path) if path in bags else (None,):
-                found.append(Item(path.name + (topic or ""), files, {"path": path, "topic": topic}))
+                name = path.name if path == self.root else path.relative_to(self.root).as_posix()
+                found.append(Item(name + (topic or ""), files, {"path": path, "topic": topic}))
         return found
 
     def _topics(self, bag: Path) -> Sequence[str | None]:

@@ -71,6 +71,23 @@ def test_a_folder_of_anything(tmp_path: Path) -> None:
     assert prepare(open_dataset("footage", root, "all", rate_hz=10), SPEC, 0.1).decoded == 1
 
 
+def test_folders_of_folders_keep_their_names_apart(tmp_path: Path) -> None:
+    for day in ("monday", "day two"):
+        write_video(tmp_path / day / "left.mp4", [numbered(i) for i in range(4)], rate=10)
+    recordings = prepare(open_dataset("footage", tmp_path, "all"), SPEC, 0.1).recordings
+    assert [r.name for r in recordings] == ["day two/left.mp4#0", "monday/left.mp4#0"]
+
+
+def test_images_without_times_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a/0.png"), picture(0))
+    with pytest.raises(DataError, match=r"a: images carry no times: .*--option rate_hz=15"):
+        open_dataset("footage", tmp_path, "all").items()
+    with pytest.raises(DataError, match=r"there is nothing in split 'all' of .*Record a video"):
+        (tmp_path / "empty").mkdir()
+        prepare(open_dataset("footage", tmp_path / "empty", "all"), SPEC, 0.1)
+
+
 def test_a_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = write_video(tmp_path / "a.mp4", [numbered(i) for i in range(10)], rate=10)
     first = prepare(open_dataset("footage", video, "all"), SPEC, 0.1)
@@ -92,5 +109,5 @@ def test_a_topic_for_what_is_no_bag_is_refused(tmp_path: Path) -> None:
         open_dataset("footage", video, "all", topic="/cam").items()
     with pytest.raises(DataError, match=r"gone is missing.*a video, a bag, or a folder"):
         open_dataset("footage", tmp_path / "gone", "all")
-    with pytest.raises(DataError, match=r"footage: options .* do not fit"):
+    with pytest.raises(DataError, match="footage has no option speed: its own are max_gap_s, rate_hz, topic"):
         open_dataset("footage", video, "all", speed=2)
