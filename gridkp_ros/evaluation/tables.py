@@ -405,6 +405,7 @@ def notes_of(result: Mapping[str, Any]) -> list[str]:
         "Reconstructions and predictions are drawn from the last observed frame, and both averaged over the predicted "
         "frames alone.",
         f"LPIPS, FVD: {p['learned_weights']}. FVD on {p['fvd']}.",
+        f'"-": a method that is not trained here. "{NOT_TRAINED}": a preset without a bundle yet.',
     ]
 
 
