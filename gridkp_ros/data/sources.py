@@ -201,10 +201,7 @@ class ImageFolderSource(FrameSource):
         if not rate_hz:
             raise DataError(f"{path}: a folder of images carries no times: give its rate in Hz")
         self.rate_hz = rate_hz
-        self._files = sorted(
-            (f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")),
-            key=lambda f: natural_key(f.name),
-        )
+        self._files = image_files(path)
         self.length = len(self._files)
         self.height, self.width = next(iter(self)).image.shape[:2]
         self.close()
@@ -340,6 +337,12 @@ def open_source(path: str | Path, topic: str | None = None, rate_hz: float | Non
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key that orders numbers inside names by value, so that frame2 comes before frame10."""
     return tuple((0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in re.findall(r"[0-9]+|[^0-9]+", name))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder in natural order, hidden ones left out."""
+    images = (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
+    return sorted(images, key=lambda f: natural_key(f.name))
 
 
 def _refuse_topic(path: Path, topic: str | None) -> None:

@@ -36,7 +36,7 @@ from gridkp_ros.training.fit import fit_stage
 from gridkp_ros.training.probe import Known, fit_probe
 from gridkp_ros.training.processes import Processes, check_batches, join, launched, spread, wanted
 from gridkp_ros.training.propagation import stage2_of
-from gridkp_ros.training.sources import load_sources
+from gridkp_ros.training.sources import footage_in_both, load_sources
 from gridkp_ros.training.stages import DetectionStage, MotionStage, Stage, SynthesisStage, to_float
 from gridkp_ros.training.storage import replacing
 from gridkp_ros.training.summary import conclude, keep_data
@@ -292,6 +292,8 @@ def _train(
         unreadable: dict[str, str] = {}
         recordings, weights = load_sources(config.data.train, config, unreadable)
         held_out, _ = load_sources(config.data.validation, config, unreadable)
+    for path in footage_in_both(config):
+        log.warning("%s is trained on and validated on: give each a part of it, such as part: [0, 0.8]", path)
     if place.first:
         keep_data(folder, {"recordings": len(recordings), "validation": len(held_out), "unreadable": unreadable})
     frames = sum(map(len, recordings))

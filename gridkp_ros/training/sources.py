@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from gridkp_ros.data.clips import Recording
 from gridkp_ros.data.datasets import DataSet, Item, open_dataset
@@ -75,6 +76,18 @@ def load_sources(
             f"the sources {', '.join(named.values())} name different points: leave out `points: true` of all but one"
         )
     return recordings, weights
+
+
+def footage_in_both(config: TrainConfig) -> list[Path]:
+    """Return the footage of which training and validation have frames in common: validation then foretells nothing."""
+    train, validation = (
+        [s for s in sources if isinstance(s, FootageSource)] for sources in (config.data.train, config.data.validation)
+    )
+    return [
+        v.path
+        for v in validation
+        if any(v.path.resolve() == t.path.resolve() and t.part[0] < v.part[1] and v.part[0] < t.part[1] for t in train)
+    ]
 
 
 def log_progress(what: str) -> Callable[[int, int], None]:

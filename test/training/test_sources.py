@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from gridkp_ros.data.datasets import base
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.training.config import TrainConfig, TrainingError
-from gridkp_ros.training.sources import load_sources, open_source
+from gridkp_ros.training.sources import footage_in_both, load_sources, open_source
 from support.tiny_videos import numbered, write_video
 
 
@@ -62,6 +62,19 @@ def test_one_recording_serves_for_training_and_for_validation(tmp_path: Path) ->
     (whole,), _ = loaded({"kind": "footage", "path": video})
     assert (len(first), len(last)) == (32, 8)
     np.testing.assert_array_equal(np.concatenate((first.frames, last.frames)), whole.frames)
+
+
+def test_footage_that_is_trained_and_validated_on_is_found() -> None:
+    def in_both(train: list[float], validation: list[float], path: str = "a.mp4") -> list[Path]:
+        config = configuration({"kind": "footage", "path": "a.mp4", "part": train})
+        validated = configuration({"kind": "footage", "path": path, "part": validation}).data.train
+        return footage_in_both(
+            config.model_copy(update={"data": config.data.model_copy(update={"validation": validated})})
+        )
+
+    assert in_both([0, 0.8], [0.8, 1]) == in_both([0, 1], [0, 1], "b.mp4") == []
+    assert in_both([0, 0.8], [0.7, 1]) == [Path("a.mp4")]
+    assert in_both([0, 1], [0.2, 0.3], "./a.mp4") == [Path("a.mp4")]
 
 
 @pytest.mark.parametrize(

@@ -135,4 +135,7 @@ def open_dataset(name: str, root: Path, split: str, **options: Any) -> DataSet:
     known = set(inspect.signature(kind).parameters) - {"root", "split"}
     if unknown := sorted(set(options) - known):
         raise DataError(f"{name} has no option {', '.join(unknown)}: its own are {', '.join(sorted(known)) or 'none'}")
-    return kind(Path(root), split, **options)
+    try:
+        return kind(Path(root), split, **options)
+    except TypeError as error:
+        raise DataError(f"{name}: options {options} do not fit: {error}") from error

@@ -21,7 +21,7 @@ from gridkp_ros.data.datasets.published import (
     stamps_at,
 )
 from gridkp_ros.data.load import VIDEO_SUFFIXES
-from gridkp_ros.data.sources import IMAGE_SUFFIXES, DataError, natural_key
+from gridkp_ros.data.sources import IMAGE_SUFFIXES, DataError, image_files, natural_key
 
 
 class MotionTransferDataSet(PublishedDataSet):
@@ -62,9 +62,7 @@ def _is_entry(path: Path) -> bool:
 def read_entry(entry: Path) -> tuple[Any, int]:
     """Return the images of an entry and their number. Raises DataError if it is damaged or empty."""
     if entry.is_dir():
-        files = sorted(
-            (f for f in entry.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=lambda f: natural_key(f.name)
-        )
+        files = image_files(entry)
         if not files:
             raise DataError(f"{entry} holds no frames: it is half copied")
         return ImageFiles(tuple(files)), len(files)

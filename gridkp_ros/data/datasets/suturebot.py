@@ -15,7 +15,7 @@ import numpy as np
 
 from gridkp_ros.data.datasets.base import DataSet, Item, RawClip, require
 from gridkp_ros.data.datasets.published import ImageFiles
-from gridkp_ros.data.sources import IMAGE_SUFFIXES, DataError, natural_key
+from gridkp_ros.data.sources import DataError, image_files, natural_key
 
 CAMERAS = ("left_img_dir", "right_img_dir", "endo_psm1", "endo_psm2")
 TABLE = "ee_csv.csv"
@@ -90,10 +90,7 @@ class SutureBot(DataSet):
 
     def load(self, item: Item) -> Iterator[RawClip]:
         folder, table = item.files
-        files = sorted(
-            (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")),
-            key=lambda f: natural_key(f.name),
-        )
+        files = image_files(folder)
         if not files:
             raise DataError(f"{folder} holds no images. {self.obtain}")
         times_ns, rows = _read_table(table)
