@@ -10,8 +10,11 @@ METRICS = {
     "keypoint_error_cells": "keypoint error, cells",
     "tip_error_px": "tips, px",
     "psnr": "PSNR, dB",
-    "ssim": "SSIM",
+    "ssim": "SSIM (7x7 uniform)",
+    "ssim_gaussian": "SSIM (11x11 Gaussian)",
+    "coverage50": "keypoints in the 50 % ellipse",
     "coverage90": "keypoints in the 90 % ellipse",
+    "tip_coverage50": "tips in the 50 % ellipse",
     "tip_coverage90": "tips in the 90 % ellipse",
 }
 FAULTS = "\n## Known faults\n"
@@ -37,7 +40,22 @@ def results_section(metrics: dict, command: str) -> str:
         + head
         + "\n".join(rows)
         + "\n"
+        + _keypoint_notes(metrics)
     )
+
+
+def _keypoint_notes(metrics: dict) -> str:
+    """Say which keypoints move, and how far the probe is off, where metrics.json tells."""
+    motion, followed = metrics.get("keypoint_motion", {}), metrics.get("keypoints_with_instrument", {})
+    shares = {
+        "move": motion.get("moving_share"),
+        "move as all others do": motion.get("alike_share"),
+        "move with an instrument": followed.get("share"),
+    }
+    said = [f"{share:.0%} {what}" for what, share in shares.items() if share is not None]
+    notes = f"\nOf the keypoints {', '.join(said)} (docs/evaluation.md).\n" if said else ""
+    tips = metrics.get("probe_error_px", {}).get("tips", {}).get("mean")
+    return notes + (f"\nTips through the probe, in the frame itself: {tips:.2f} px off.\n" if tips is not None else "")
 
 
 def known_faults(card: Path) -> str:
