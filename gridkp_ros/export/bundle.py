@@ -111,7 +111,8 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
             require_close(f"update: {name} from {what} states", got[name], value, LOGIT_TOLERANCE)
 
     growth = checkpoint.record.get("drift_growth", 0.0)  # of checkpoints made before it was fitted: none
-    step_module = graphs.ForecastStep(dynamics, growth) if binary else ForecastPoints(dynamics)
+    share = checkpoint.config.stage2.spread_share
+    step_module = graphs.ForecastStep(dynamics, growth, share) if binary else ForecastPoints(dynamics)
     step = to_onnx(step_module, [*(s[:2] for s in random), noise[:2]], free(step_module.inputs))
     for what, state in (("random", random), ("observed", seen)):
         got = run(step, **dict(zip(step_module.inputs, (*state, noise), strict=True)))

@@ -30,9 +30,9 @@ def state_shapes(dynamics: Dynamics) -> dict[str, tuple[int, ...]]:
     """Name and shape of each state tensor of a bundle: the network's own, and `drift` [K,3].
 
     drift is the covariance gathered since the newest frame (xx, xy, yy, px^2): each predicted step adds the spread of
-    its own distribution, as independent errors of a walk do, after what was there has grown by a share fitted on
-    validation clips (`training.stages.DynamicsStage.fit_drift`); an observed frame takes it back to zero. A variant
-    that predicts points (`export.propagation`) has none.
+    its own distribution (a share of it, `stage2.spread_share`), as independent errors of a walk do, after what was
+    there has grown by a share fitted on validation clips (`training.stages.DynamicsStage.fit_drift`); an observed frame
+    takes it back to zero. A variant that predicts points (`export.propagation`) has none.
     """
     if dynamics.config.propagation != "binary":
         return dynamics.state_shapes
@@ -85,9 +85,9 @@ class ForecastStep(nn.Module):
     The logits [N,K,H*W] come out too, for the proof that graph and network agree; the horizon's graph drops them.
     """
 
-    def __init__(self, dynamics: Dynamics, drift_growth: float = 0.0) -> None:
+    def __init__(self, dynamics: Dynamics, drift_growth: float = 0.0, spread_share: float = 1.0) -> None:
         super().__init__()
-        self.dynamics, self.drift_growth = dynamics, drift_growth
+        self.dynamics, self.drift_growth, self.spread_share = dynamics, drift_growth, spread_share
         self.inputs = (*state_shapes(dynamics), "noise")
         self.outputs = (*(f"{name}_out" for name in state_shapes(dynamics)), "pose", "spread", "confidence", "logits")
         r = CONFIDENT_RADIUS
@@ -104,7 +104,8 @@ class ForecastStep(nn.Module):
         row = torch.div(classes, d.config.width, rounding_mode="floor")
         pose = torch.stack((classes - row * d.config.width, row), dim=-1).float()
         p = logits.softmax(dim=-1)
-        spread = (1 + self.drift_growth) * drift + kp.second_moments(p, pose, d.config.height, d.config.width)
+        own = kp.second_moments(p, pose, d.config.height, d.config.width)
+        spread = (1 + self.drift_growth) * drift + self.spread_share * own
         confidence = self.confidence(p, classes - row * d.config.width, row)
         h, c = d.step(h, c, d.encode_maps(classes_to_maps(classes, d.config)), z)
         tracks = d.advance_tracks(tuple(tracks), pose, observed=False)

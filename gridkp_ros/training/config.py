@@ -217,6 +217,9 @@ class Stage2Config(OptimiserConfig):
     prior_tolerance: after training, scale the decoder's last layer down, in quarters, until forecasts of validation
     clips are at most this share farther off than the motion prior's alone (default: leave it as trained). A short
     training adds noise to the best cell before it adds knowledge, but spreads the distribution as it should be.
+    spread_share: of each predicted step's own spread that the published covariance gathers. ellipse_aim: share of
+    points that the 90 % ellipses at the last trusted step are to hold on validation clips, by letting the gathered
+    covariance grow (`DynamicsStage.fit_drift`); more than 0.9 leaves room for footage unlike that of the training.
     kl_direction: "posterior_prior" is KL(q || p) as the paper has it; the published code has it the other way round.
     """
 
@@ -229,6 +232,8 @@ class Stage2Config(OptimiserConfig):
     free_running_steps: PositiveInt = 15
     warmup_frames: int = Field(0, ge=0)
     prior_tolerance: float | None = Field(None, ge=0)
+    spread_share: float = Field(1.0, gt=0, le=1)
+    ellipse_aim: float = Field(0.9, ge=0.5, lt=1)
 
     @property
     def free_running(self) -> bool:

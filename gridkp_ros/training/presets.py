@@ -64,7 +64,7 @@ class Presets:
     def changes(
         self, name: str, places: Mapping[str, Place], changes: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """What a preset changes in its base: where the data are, the caller's fields, and its own, which it is known for.
+        """What a preset changes in its base: where the data are, the caller's fields, and those it is known for.
 
         So a caller's fewer steps of stage 1 do not train the detector that a preset takes from another one.
         """

@@ -555,7 +555,7 @@ class DynamicsStage(Stage):
 
     @torch.no_grad()
     def fit_drift(self, clips: Sequence[Tensor], steps: int) -> float:
-        """The share by which gathered covariance has to grow with each step for the 90 % ellipses to hold 90 %.
+        """The share by which gathered covariance has to grow with each step for the last ellipses to hold their aim.
 
         clips: batches of cells, int64 [B,T,K], of which the last `steps` are forecast. The errors of successive steps
         are not independent, as a sum of their variances would have it: an instrument that was expected to rest and
@@ -574,17 +574,16 @@ class DynamicsStage(Stage):
         spread, offset = torch.cat(gathered), torch.cat(off)
 
         def held(growth: float) -> float:
-            """The share of points inside their ellipse, over all steps."""
-            covariance, inside = torch.zeros_like(spread[:, 0]), []
+            """The share of points inside their 90 % ellipse at the last step."""
+            covariance = torch.zeros_like(spread[:, 0])
             for step in range(steps):
-                covariance = (1 + growth) * covariance + spread[:, step]
-                xx, xy, yy = (covariance + covariance.new_tensor([1 / 12, 0, 1 / 12])).unbind(-1)
-                x, y = offset[:, step].unbind(-1)
-                distance = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
-                inside.append(distance <= -2 * math.log(0.1))
-            return torch.stack(inside).float().mean().item()
+                covariance = (1 + growth) * covariance + self.options.spread_share * spread[:, step]
+            xx, xy, yy = (covariance + covariance.new_tensor([1 / 12, 0, 1 / 12])).unbind(-1)
+            x, y = offset[:, -1].unbind(-1)
+            distance = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
+            return (distance <= -2 * math.log(0.1)).float().mean().item()
 
-        return min((g / 100 for g in range(0, 41)), key=lambda growth: abs(held(growth) - 0.9))
+        return min((g / 100 for g in range(0, 41)), key=lambda growth: abs(held(growth) - self.options.ellipse_aim))
 
 
 def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -171,6 +171,20 @@ def test_a_decoder_that_spoils_the_motion_priors_forecasts_is_scaled_down() -> N
     torch.testing.assert_close(dynamics.to_logits.weight, gain * noisy)
 
 
+def test_gathered_covariance_is_let_grow_until_the_last_ellipses_hold_their_aim() -> None:
+    prior = replace(SMALL, motion_width=8)
+    torch.manual_seed(3)
+    dynamics = Dynamics(prior)
+    steps = torch.randint(-1, 2, (24, 14, SMALL.num_keypoints, 2)).float()
+    steps[:, 6:] = steps[:, 6:7]  # what begins to move goes on: a sum of variances falls short of that
+    pixels = (torch.tensor([SMALL.width / 2, SMALL.height / 2]) + steps.cumsum(dim=1)).round()
+    clips = [kp.to_classes(pixels, SMALL.height, SMALL.width)]
+    growth = [DynamicsStage(dynamics, Stage2Config(ellipse_aim=aim), 1).fit_drift(clips, 8) for aim in (0.5, 0.98)]
+    shrunk = DynamicsStage(dynamics, Stage2Config(ellipse_aim=0.98, spread_share=0.5), 1).fit_drift(clips, 8)
+    assert 0 <= growth[0] < growth[1] <= 0.4
+    assert shrunk > growth[1]
+
+
 def test_best_of_many_keeps_the_latent_with_the_lowest_cross_entropy() -> None:
     stage = DynamicsStage(Dynamics(SMALL), Stage2Config(best_of=6), seed=1)
     d = stage.dynamics
