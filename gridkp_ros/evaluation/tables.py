@@ -183,6 +183,7 @@ def write_number(column: str, mean: float, half: float | None = None) -> str:
         return f"{mean:.1f}M" if mean >= 0.1 else f"{1000 * mean:.0f}k"
     decimals = {"degeneration": 1, "coordinates": 2}.get(kind, _NAMES.get(name or kind, ("", "", 2))[2])
     unit = " %" if kind == "degeneration" else ""
+    mean = round(mean, decimals) + 0.0  # never "-0.0"
     return f"{mean:.{decimals}f}" + ("" if half is None else f" ± {half:.{decimals}f}") + unit
 
 
@@ -209,9 +210,12 @@ def fill(table: PaperTable, figures: Mapping[str, Figures], choice: str = "best"
             }
         model = figures[row.run].measured.model_id if row.run in figures else None
         rows.append({"method": row.method, "run": row.run or None, "model": model, "cells": cells})
+    measured_on = next((figures[run].measured.clips.data for run in table.runs if run in figures), table.data)
     return {
         "number": table.number,
         "title": table.title,
+        "data": table.data,
+        "measured_on": measured_on,
         "columns": list(table.columns),
         "samples": choice,
         "rows": rows,
@@ -231,7 +235,8 @@ def to_markdown(table: Mapping[str, Any]) -> str:
 
 def title_of(table: Mapping[str, Any]) -> str:
     choice = "" if table["samples"] == "best" else f" ({table['samples']} of the samples)"
-    return f"Table {table['number']}. {table['title']}{choice}"
+    stands_in = "" if table["measured_on"] == table["data"] else f" - measured on {table['measured_on']} instead"
+    return f"Table {table['number']}. {table['title']}{choice}{stands_in}"
 
 
 def to_page(table: Mapping[str, Any], caption: str) -> PageTable:

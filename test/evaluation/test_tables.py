@@ -21,8 +21,8 @@ from typer.testing import CliRunner, Result
 from gridkp_ros.cli import app
 from gridkp_ros.data.paper import parse_places
 from gridkp_ros.evaluation.metrics import EvaluationError
-from gridkp_ros.evaluation.paper import ClipList, Learned, count_parameters
-from gridkp_ros.evaluation.tables import evaluate, read_paper
+from gridkp_ros.evaluation.paper import ClipList, Learned, Measured, count_parameters
+from gridkp_ros.evaluation.tables import Figures, evaluate, fill, read_paper, title_of
 from gridkp_ros.export import bundle
 from gridkp_ros.nets.gridkp import count_parameters as count_of
 from gridkp_ros.training.checkpoint import load_checkpoint
@@ -288,3 +288,20 @@ def test_the_paper_s_numbers_are_read_whole() -> None:
     assert paper.lengths == {"kth": (10, 40), "human36m": (8, 42)}
     (ours,) = (r for r in paper.tables["V"].rows if r.run == "kth")
     assert ours.paper == ((2.43, 0.18), (3.07, 0.33), (3.49, 0.38), (4.6, 0.55))
+
+
+def test_a_stand_in_for_the_data_is_named_in_the_title() -> None:
+    """Figures made up for two clips of the simulator: what stands in, and a rate that rounds to nothing."""
+    clips = ClipList("simulator", 0, 0.04, OBSERVED, PREDICTED, (("a", 0), ("b", 3)))
+    assert ClipList.from_json(clips.to_json()) == clips
+    same = np.full((2, OBSERVED + PREDICTED), 0.5)
+    predicted = np.full((2, 1, PREDICTED), 0.50001)
+    names = ("ssim", "psnr")
+    measured = Measured(
+        "m@1", 1_000_000, clips, dict.fromkeys(names, same), dict.fromkeys(names, predicted), np.ones((2, 1, PREDICTED))
+    )
+    table = fill(read_paper().tables["IV"], {"kth": Figures(measured, "gridkp")})
+    assert title_of(table).endswith("on KTH - measured on simulator instead")
+    (ours,) = (r for r in table["rows"] if r["run"] == "kth")
+    assert ours["cells"]["degeneration.ssim"]["written"] == "0.0 ± 0.0 %"
+    assert ours["cells"]["degeneration.lpips"]["written"] == "no weights"
