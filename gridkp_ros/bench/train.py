@@ -23,6 +23,7 @@ from gridkp_ros.bench.peak import Peak, matmul_peak, synchronise
 from gridkp_ros.data.clips import Augmentation, ClipDataset
 from gridkp_ros.data.load import footage_recordings
 from gridkp_ros.nets.gridkp import GridKeypointModel
+from gridkp_ros.training.allocator import keep_freed_memory
 from gridkp_ros.training.batches import CellClips, StepLoader
 from gridkp_ros.training.config import TrainConfig, load_config
 from gridkp_ros.training.fit import precision
@@ -127,6 +128,7 @@ def bench_train(
         log.warning("left out, because the published loss has none of it: %s", ", ".join(left_out))
     bf16 = precision(config.trainer.model_copy(update={"accelerator": where.type})) == "bf16-mixed"
     dtype = torch.bfloat16 if bf16 else torch.float32
+    keep_freed_memory()  # as the trainer does
     torch.manual_seed(config.seed)
     model = GridKeypointModel(config.model.build()).to(where)
     recordings = footage_recordings(shipped_clip(), config.input_spec, config.data.period_s)

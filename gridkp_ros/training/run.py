@@ -24,6 +24,7 @@ from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
 from gridkp_ros.provenance import git_commit
 from gridkp_ros.track_models import to_cells
+from gridkp_ros.training.allocator import keep_freed_memory
 from gridkp_ros.training.batches import CellClips
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_weights, save_weights
 from gridkp_ros.training.config import (
@@ -260,6 +261,7 @@ def train(
 def train_in_process(options: dict[str, Any]) -> Path:
     """Train as `train` does with these arguments, as the process that this one is of those that were begun."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()
     place = join(options["config"].trainer)
     if not place.first:
         logging.getLogger("gridkp_ros").setLevel(logging.ERROR)
