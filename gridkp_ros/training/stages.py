@@ -220,7 +220,8 @@ class DetectionStage(VisionStage):
     def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         o, vision = self.options, self.vision
         chosen, order = self.choose(to_float(batch["frames"]), generator)  # [B, 1+n, C, H, W]
-        logits = vision.heatmap_logits(chosen.flatten(0, 1))
+        # Under autocast, too, positions are found in full precision: a bfloat16 would miss by an eighth of a cell.
+        logits = vision.heatmap_logits(chosen.flatten(0, 1)).float()
         free = vision.locate(logits, snap=False)
         xy = kp.snap_to_grid(free, vision.config.height, vision.config.width) if o.gridding else free
         xy = xy.unflatten(0, order.shape)  # [B, 1+n, K, 2]
@@ -271,7 +272,7 @@ class SynthesisStage(VisionStage):
     def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         chosen, order = self.choose(to_float(batch["frames"]), generator)
         with torch.no_grad():
-            xy = self.vision.locate(self.vision.heatmap_logits(chosen.flatten(0, 1))).unflatten(0, order.shape)
+            xy = self.vision.locate(self.vision.heatmap_logits(chosen.flatten(0, 1)).float()).unflatten(0, order.shape)
         values = self.reconstruct(chosen, xy)
         values["loss"] = values["reconstruction"]
         return values
