@@ -30,8 +30,9 @@ def results_section(metrics: dict, command: str) -> str:
             cells = []
             for by_metric in horizons.values():
                 v = by_metric[metric][method]
-                interval = "" if v["low"] is None else f" ({v['low']:.2f} to {v['high']:.2f})"
-                cells.append("-" if v["mean"] is None else f"{v['mean']:.2f}{interval}")
+                digits = 3 if metric.startswith("ssim") else 2
+                interval = "" if v["low"] is None else f" ({v['low']:.{digits}f} to {v['high']:.{digits}f})"
+                cells.append("-" if v["mean"] is None else f"{v['mean']:.{digits}f}{interval}")
             rows.append(f"| {text} | {method.replace('_', ' ')} | {' | '.join(cells)} |")
     return (
         f"\n## Measured\n`{command}`\n\n{metrics['source']['name']}, {metrics['source']['width']} x "
