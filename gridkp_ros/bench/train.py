@@ -106,14 +106,19 @@ def shipped_clip() -> Path:
 
 
 def bench_train(
-    config_path: Path | None = None, batch: int = 4, repetitions: int = 3, device: str = "auto"
+    config_path: Path | None = None,
+    batch: int = 4,
+    repetitions: int = 3,
+    device: str = "auto",
+    trainer_precision: str | None = None,
 ) -> dict[str, Any]:
     """Measure both stages; returns what `gridkp bench train --json` prints.
 
     config_path: whose sizes, losses, precision and augmentation are taken (default: the published ones). The clips are
     always those of the shipped episode, and what the published loss does not have is left out and listed.
     batch: clips in a step. repetitions: of each side, in turns, after a warm-up. device: cpu, cuda, or auto: cuda where
-    there is one.
+    there is one. trainer_precision: as `trainer.precision` of a configuration, in whose place it is; the loop is in
+    float32, as the published scripts are.
 
     Raises BenchError where the two sides do not compute the same loss.
     """
@@ -126,7 +131,10 @@ def bench_train(
     config, left_out = published(load_config(config_path) if config_path else default_config())
     if left_out:
         log.warning("left out, because the published loss has none of it: %s", ", ".join(left_out))
-    bf16 = precision(config.trainer.model_copy(update={"accelerator": where.type})) == "bf16-mixed"
+    trainer = {"precision": trainer_precision or config.trainer.precision, "accelerator": where.type}
+    if trainer["precision"] not in ("auto", "32", "bf16-mixed"):
+        raise BenchError(f"precision {trainer['precision']!r}: use auto, 32 or bf16-mixed")
+    bf16 = precision(config.trainer.model_copy(update=trainer)) == "bf16-mixed"
     dtype = torch.bfloat16 if bf16 else torch.float32
     keep_freed_memory()  # as the trainer does
     torch.manual_seed(config.seed)
@@ -149,6 +157,7 @@ def bench_train(
     return figures | {
         "peak": asdict(peak),
         "machine": machine(where),
+        "precision": {"trainer": str(dtype).removeprefix("torch."), "loop": "float32"},
         "repetitions": repetitions,
         "batch_clips": batch,
         "clip_length": config.data.clip_length,
@@ -165,7 +174,10 @@ def as_trained(stage: Stage, batch: dict[str, Tensor], generator: torch.Generato
 
 @dataclass
 class Measurement:
-    """What all stages are measured with. peaks: of matrix products, measured between the repetitions."""
+    """What all stages are measured with.
+
+    dtype: of the trainer's products. peaks: of matrix products, measured between the repetitions.
+    """
 
     batch: int
     repetitions: int
@@ -176,7 +188,7 @@ class Measurement:
 
     def stage(self, stages: Sequence[Stage], loop: Loss, dataset: Dataset) -> dict[str, Any]:
         """Check that a stage and the plain loop on its twin agree, then time them in turns."""
-        sides = [Side.of(s, value, self.dtype) for s, value in zip(stages, (as_trained, loop), strict=True)]
+        sides = Side.of(stages[0], as_trained, self.dtype), Side.of(stages[1], loop, torch.float32)
         loaders = [StepLoader(dataset, self.batch, workers=self.workers) for _ in sides]
         sources = [self.moved(loader) for loader in loaders]
         first = [next(source) for source in sources]
@@ -272,7 +284,8 @@ def tabulate(result: dict[str, Any]) -> Table:
         f"{peak['dtype']} matrix products: {peak['flops_per_s'] / 1e9:.0f} GFLOP/s",
         caption=f"{result['batch_clips']} clips of {result['clip_length']} frames of {size.format(**model)} a step, "
         f"{model['num_keypoints']} keypoints, best of {result['best_of']}, {model['hidden']} hidden channels; "
-        f"medians of {result['repetitions']} repetitions, their range in brackets",
+        f"trainer in {result['precision']['trainer']}, loop in {result['precision']['loop']}; medians of "
+        f"{result['repetitions']} repetitions, their range in brackets",
         title_justify="left",
         caption_justify="left",
     )

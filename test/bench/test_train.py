@@ -93,6 +93,7 @@ def test_json_has_every_figure(tiny: Path) -> None:
         assert figures[stage]["clips_per_s"] > 0 and figures[stage]["flops_per_clip"] > 0
         assert figures[stage]["loss_difference"] < 1e-4
     assert figures["peak"]["dtype"] == "float32"
+    assert figures["precision"] == {"trainer": "float32", "loop": "float32"}
     assert figures["left_out"] and figures["batch_clips"] == 2
     bench.tabulate(figures)
 
@@ -107,5 +108,7 @@ def test_nothing_is_reported_when_the_losses_differ(tiny: Path, monkeypatch: pyt
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(bench.BenchError, match="batch=0"):
         bench.bench_train(batch=0)
+    with pytest.raises(bench.BenchError, match="'64': use auto, 32 or bf16-mixed"):
+        bench.bench_train(device="cpu", trainer_precision="64")
     with pytest.raises(bench.BenchError, match="'tpu': use cpu, or cuda"):
         bench.bench_train(device="tpu")
