@@ -25,6 +25,7 @@ from gridkp_ros.evaluation.paper import ClipList, Learned, Measured, count_param
 from gridkp_ros.evaluation.tables import Figures, evaluate, fill, read_paper, title_of
 from gridkp_ros.export import bundle
 from gridkp_ros.nets.gridkp import count_parameters as count_of
+from gridkp_ros.runtime import Predictor
 from gridkp_ros.training.checkpoint import load_checkpoint
 from support.tiny_videos import write_video
 
@@ -204,6 +205,26 @@ def test_the_propagation_rows_share_one_detector(runs: Path) -> None:
     assert np.array_equal(rec[0], rec[1]) and np.array_equal(rec[0], rec[2])
     errors = [arrays(runs, run)["coordinate_error"] for run in ("kth", "kth_gaussian", "kth_vector")]
     assert not np.array_equal(errors[0], errors[1]) and not np.array_equal(errors[1], errors[2])
+
+
+@pytest.mark.parametrize("run", ["kth_gaussian", "kth_vector", "kth_baseline"])
+def test_every_kind_of_bundle_streams_too(runs: Path, run: str) -> None:
+    """The Predictor runs the variants, which have no distribution around a sample, and a detector without the grid."""
+    predictor = Predictor(runs / run / "bundle", warmup_frames=2, scene_cut_threshold=1.0)
+    rng, seen = np.random.default_rng(1), []
+    for i in range(3):
+        stamp_ns = round(i * predictor.manifest.period_s * 1e9)
+        seen.append(predictor.observe(rng.integers(0, 256, (32, 32), np.uint8), stamp_ns))
+    forecast = predictor.forecast(horizon_steps=4, num_samples=9)
+    assert forecast.points.shape == (9, 4, 12, 2)
+    assert np.ptp(forecast.points[1:], axis=0).max() > 0  # the latent moves the samples
+    assert (forecast.covariance[..., [0, 2]] >= 1 / 12 - 1e-6).all()
+    assert np.isnan(forecast.confidence).all() == (run != "kth_baseline")
+    assert predictor.render(forecast, steps=[1, 4]).shape == (2, 32, 32, 1)
+    gridded = run != "kth_baseline"
+    assert predictor.manifest.has_grid == gridded
+    assert np.array_equal(seen[-1].pose, np.round(seen[-1].pose)) == gridded
+    assert seen[-1].cells.shape == ((12, 2) if gridded else (0, 2))
 
 
 def test_parameters_are_counted_from_the_bundle(runs: Path, result: dict) -> None:
