@@ -306,6 +306,9 @@ class TrainConfig(Strict):
     trusted_steps: no farther than the model is evaluated; by default half a clip, which is how far the validation of
     stage 2 foretells. checkpoint_every: steps between two states that `--resume` can go on from. validate_every: steps
     between two validations, of which the last is always after the last step (default: that one alone).
+    start_share: share of --from in the weights: each is the mean of what it was and of what training made of it
+    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, recommend 0.5), so that a bundle fine-tuned on
+    little footage remains good on other footage. 0: as trained.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -319,6 +322,7 @@ class TrainConfig(Strict):
     motion: MotionConfig = MotionConfig()
     stage2: Stage2Config = Stage2Config()
     trusted_steps: PositiveInt | None = None
+    start_share: float = Field(0.0, ge=0, lt=1)
     checkpoint_every: PositiveInt = 50
     validate_every: PositiveInt | None = None
     trainer: TrainerConfig = TrainerConfig()

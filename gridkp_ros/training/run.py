@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -130,7 +131,7 @@ class Run:
 
     def _detected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         cache = self.folder / "cells.npz"
-        detector = hashlib.sha256((self.folder / "stage1.safetensors").read_bytes()).hexdigest()
+        detector = _hash_of(self.model.vision.detector, self.model.vision.heatmap)
         lengths = np.cumsum([len(r) for r in (*self.recordings, *self.held_out)])
         if cache.is_file():
             with np.load(cache) as stored:
@@ -156,6 +157,22 @@ class Run:
             log.warning("no recording has the %d frames that linear baselines need: the bundle has none", MIN_FRAMES)
             return None
         return fit_track_models(fitted, checked, self.config.data.period_s, self.weights).to_dict()
+
+
+def _hash_of(*modules: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for module in modules:
+        for value in module.state_dict().values():
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def blend(module: nn.Module, start: nn.Module, share: float, but: str | None = None) -> None:
+    """Take the mean of a module's weights and those it started from, which get `share`; but: a child left as it is."""
+    begun = start.state_dict()
+    for name, value in module.state_dict().items() if share else ():
+        if value.is_floating_point() and name.split(".")[0] != but:
+            value.copy_((1 - share) * value + share * begun[name])
 
 
 def claim(
@@ -311,6 +328,9 @@ def _train(
         else:
             load_weights(model.vision.detector, start, "vision.detector.")
             load_weights(model.vision.heatmap, start, "vision.heatmap.")
+    if config.start_share and (from_bundle is None or take != "all"):
+        raise TrainingError(f"start_share={config.start_share} is a share of all the weights of --from: name a bundle")
+    start = copy.deepcopy(model)
     model = model.to(memory_format=torch.channels_last)  # five times the speed of the default layout on a CPU
     run = Run(folder, config, resume, recordings, weights, held_out, model, place)
     named = run.truth[0].points.shape[1] if run.truth else 0
@@ -328,6 +348,7 @@ def _train(
         run.part("synthesis", model.vision, synthesis, run.clips(os_, 3, True), run.clips(os_, 3, False))
     if only == "synthesis":
         return checkpoint
+    blend(model.vision, start.vision, config.start_share)
     cells, held_cells = run.detected()
     if model.dynamics.motion_prior is not None:
         om, prior = config.motion, model.dynamics.motion_prior
@@ -336,6 +357,7 @@ def _train(
             for training, found in ((True, cells), (False, held_cells))
         )
         run.part("motion", prior, MotionStage(prior, om, config.seed), *clips)
+        blend(prior, start.dynamics.motion_prior, config.start_share)
     length = o2.warmup_frames + config.data.clip_length
     learned, checked = (
         CellClips(run.clips(o2, 2, training, length), found, frames=not training)
@@ -345,6 +367,7 @@ def _train(
     run.part("stage2", model.dynamics, stage2, learned, checked)
     if only == "stage2" or not place.first:
         return checkpoint
+    blend(model.dynamics, start.dynamics, config.start_share, but="motion_prior")
     if model.dynamics.motion_prior is not None and o2.prior_tolerance is not None:
         batches = [batch["classes"] for batch in DataLoader(checked, o2.batch_clips)]
         run.record["decoder_gain"] = stage2.shrink_decoder(batches)

@@ -199,6 +199,24 @@ def test_the_detector_alone_can_be_taken_from_a_bundle(trained: Path, tmp_path: 
     assert not torch.allclose(before["vision.merge.0.weight"], after["merge.0.weight"], atol=1e-9)
 
 
+def test_a_fine_tuned_bundle_keeps_a_share_of_what_it_was(trained: Path, tmp_path: Path) -> None:
+    config, start = trained / "small.yaml", trained / "run/checkpoint"
+    with pytest.raises(TrainingError, match="name a bundle"):
+        train(config, out=tmp_path / "none", changes={"start_share": 0.5})
+    train(config, out=tmp_path / "run", from_bundle=start, changes={"start_share": 0.25})
+    before, after = (load_file(f / "weights.safetensors") for f in (start, tmp_path / "run/checkpoint"))
+    own = {f"vision.{k}": v for k, v in load_file(tmp_path / "run/synthesis.safetensors").items()}
+    own |= {f"dynamics.motion_prior.{k}": v for k, v in load_file(tmp_path / "run/motion.safetensors").items()}
+    dynamics = {f"dynamics.{k}": v for k, v in load_file(tmp_path / "run/stage2.safetensors").items()}
+    own = dynamics | own
+    assert own.keys() == after.keys()
+    for name, value in after.items():
+        mean = 0.25 * before[name] + 0.75 * own[name] if value.is_floating_point() else own[name]
+        torch.testing.assert_close(value, mean, msg=name)
+    moved = [k for k in after if not torch.equal(before[k], own[k]) and before[k].is_floating_point()]
+    assert any("motion_prior" in k for k in moved) and any("lstm" in k for k in moved)
+
+
 def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained / "run", copy)
