@@ -46,6 +46,7 @@ from gridkp_ros.training.track_fit import MIN_FRAMES, fit_track_models
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS = 32
+DRIFT_CLIPS = 128  # at most, side by side in the validation recordings: how covariance grows is fitted on them
 PARTS = ("stage1", "synthesis", "stage2")
 TAKES = ("all", "vision", "detector")
 
@@ -373,8 +374,10 @@ def _train(
         run.record["decoder_gain"] = stage2.shrink_decoder(batches)
         log.info("stage2: the decoder's last layer is scaled by %g", run.record["decoder_gain"])
     if config.model.propagation == "binary":
-        batches = [batch["classes"] for batch in DataLoader(checked, o2.batch_clips)]
         ahead = min(config.trusted_steps or config.data.clip_length // 2, length - 2)
+        windows = [c[i : i + length] for c in held_cells for i in range(0, len(c) - length + 1, length)]
+        windows = windows[:: -(-len(windows) // DRIFT_CLIPS)]
+        batches = torch.from_numpy(np.stack(windows).astype(np.int64)).split(o2.batch_clips)
         run.record["drift_growth"] = stage2.fit_drift(batches, ahead)
         log.info("stage2: covariance grows by %g with each step", run.record["drift_growth"])
 

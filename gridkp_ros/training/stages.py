@@ -575,14 +575,15 @@ class DynamicsStage(Stage):
         spread, offset = torch.cat(gathered), torch.cat(off)
 
         def held(growth: float) -> float:
-            """The share of points inside their 90 % ellipse at the last step."""
-            covariance = torch.zeros_like(spread[:, 0])
+            """The share of points inside their 90 % ellipse in the last third of the steps."""
+            covariance, inside = torch.zeros_like(spread[:, 0]), []
             for step in range(steps):
                 covariance = (1 + growth) * covariance + self.options.spread_share * spread[:, step]
-            xx, xy, yy = (covariance + covariance.new_tensor([1 / 12, 0, 1 / 12])).unbind(-1)
-            x, y = offset[:, -1].unbind(-1)
-            distance = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
-            return (distance <= -2 * math.log(0.1)).float().mean().item()
+                xx, xy, yy = (covariance + covariance.new_tensor([1 / 12, 0, 1 / 12])).unbind(-1)
+                x, y = offset[:, step].unbind(-1)
+                distance = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
+                inside.append(distance <= -2 * math.log(0.1))
+            return torch.stack(inside[-max(1, steps // 3) :]).float().mean().item()
 
         return min((g / 100 for g in range(0, 41)), key=lambda growth: abs(held(growth) - self.options.ellipse_aim))
 
