@@ -7,11 +7,14 @@ import logging
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -20,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gridkp_ros.bench import plain
 from gridkp_ros.bench.peak import Peak, matmul_peak, synchronise
-from gridkp_ros.data.clips import Augmentation, ClipDataset
+from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
 from gridkp_ros.data.load import footage_recordings
 from gridkp_ros.nets.gridkp import GridKeypointModel
 from gridkp_ros.training.allocator import keep_freed_memory
@@ -51,19 +54,19 @@ Loss = Callable[[Stage, dict[str, Tensor], torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Side:
-    """One of two ways to train a stage: its own copy of the weights, its optimiser and its loss.
+    """One way to train a stage: its own copy of the weights, its loss, its clips and its optimiser.
 
     dtype: of matrix products and convolutions; autocast sees to it.
     """
 
     stage: Stage
     value: Loss
-    optimiser: torch.optim.Optimizer
-    dtype: torch.dtype
+    clips: Dataset
+    dtype: torch.dtype = torch.float32
+    optimiser: torch.optim.Optimizer = field(init=False)
 
-    @classmethod
-    def of(cls, stage: Stage, value: Loss, dtype: torch.dtype) -> Side:
-        return cls(stage, value, stage.configure_optimizers()["optimizer"], dtype)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimiser", self.stage.configure_optimizers()["optimizer"])
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """The loss of a batch, with what is drawn at step `number`."""
@@ -142,14 +145,35 @@ def bench_train(
     recordings = footage_recordings(shipped_clip(), config.input_spec, config.data.period_s)
     augmentation = Augmentation(**config.data.augmentation.model_dump())
     frames = ClipDataset(recordings, config.data.clip_length, 10**6, config.seed, augmentation)
-    cells = CellClips(frames, detect_recordings(model, recordings, where))
+    as_stored = ClipDataset(recordings, config.data.clip_length, 10**6, config.seed)  # what cells are detected in
+    found, seconds = detected(model, recordings, where)
+    frozen = copy.deepcopy(model.vision).eval()
     fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # as `training.run` has it
-    stage1 = [DetectionStage(m.vision, config.stage1, config.seed) for m in (fast, model)]
-    stage2 = [DynamicsStage(m.dynamics, config.stage2, config.seed) for m in (fast, model)]
-    measure = Measurement(batch, repetitions, where, dtype, config.data.workers)
+
+    def detection(m: GridKeypointModel) -> Stage:
+        return DetectionStage(m.vision, config.stage1, config.seed)
+
+    def dynamics(m: GridKeypointModel) -> Stage:
+        return DynamicsStage(copy.deepcopy(m.dynamics), config.stage2, config.seed)
+
+    measure = Measurement(batch, repetitions, where, config.data.workers)
+    cells, both = CellClips(as_stored, found), CellClips(as_stored, found, frames=True)
     figures = {
-        "stage1": measure.stage(stage1, plain.detection_loss, frames),
-        "stage2": measure.stage(stage2, plain.dynamics_loss, cells),
+        "stage1": measure.stage(
+            Side(detection(fast), as_trained, frames, dtype),
+            {"loop": Side(detection(model), plain.detection_loss, frames)},
+        ),
+        "stage2": measure.stage(
+            Side(dynamics(fast), as_trained, cells, dtype),
+            {
+                "loop": Side(dynamics(model), partial(plain.dynamics_loss, vision=frozen), both),
+                "loop_given_cells": Side(dynamics(model), plain.dynamics_loss, cells),
+            },
+        )
+        | {
+            "detection_per_step": {"trainer": False, "loop": True, "loop_given_cells": False},
+            "detection_once_s_per_clip": seconds * config.data.clip_length,
+        },
     }
     peak = max(measure.peaks, key=lambda p: p.flops_per_s)
     for stage in figures.values():
@@ -167,6 +191,25 @@ def bench_train(
     }
 
 
+def detected(
+    model: GridKeypointModel, recordings: Sequence[Recording], device: torch.device
+) -> tuple[list[np.ndarray], float]:
+    """The cells of all frames as the trainer finds them, once a run, and the seconds that it takes for a frame."""
+    frames = sum(map(len, recordings))
+    with full_precision():  # a rounding elsewhere would be another cell than the loop's
+        detect_recordings(model, [replace(r, frames=r.frames[:2]) for r in recordings[:1]], device)  # warm-up
+        synchronise(device)
+        began = time.perf_counter()
+        found = detect_recordings(model, recordings, device)
+        synchronise(device)
+    return found, (time.perf_counter() - began) / frames
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Convolutions in float32 proper on a GPU that would otherwise round their factors to TF32."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def as_trained(stage: Stage, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     """The loss as the trainer computes it."""
     return stage.learn(batch, generator)["loss"]
@@ -176,49 +219,58 @@ def as_trained(stage: Stage, batch: dict[str, Tensor], generator: torch.Generato
 class Measurement:
     """What all stages are measured with.
 
-    dtype: of the trainer's products. peaks: of matrix products, measured between the repetitions.
+    peaks: of matrix products, as the trainer multiplies them, measured between the repetitions.
     """
 
     batch: int
     repetitions: int
     device: torch.device
-    dtype: torch.dtype
     workers: int
     peaks: list[Peak] = field(default_factory=list)
 
-    def stage(self, stages: Sequence[Stage], loop: Loss, dataset: Dataset) -> dict[str, Any]:
-        """Check that a stage and the plain loop on its twin agree, then time them in turns."""
-        sides = Side.of(stages[0], as_trained, self.dtype), Side.of(stages[1], loop, torch.float32)
-        loaders = [StepLoader(dataset, self.batch, workers=self.workers) for _ in sides]
+    def stage(self, trainer: Side, loops: Mapping[str, Side]) -> dict[str, Any]:
+        """Check that a stage and each plain loop on its twin agree, then time all in turns.
+
+        loops: by the name that their figures have. They have the same draws of clips as the trainer.
+        """
+        sides = (trainer, *loops.values())
+        loaders = [StepLoader(side.clips, self.batch, workers=self.workers) for side in sides]
         sources = [self.moved(loader) for loader in loaders]
         first = [next(source) for source in sources]
-        difference = loss_difference(stages, loop, first[0])
-        if not difference <= SAME:
-            raise BenchError(
-                f"{type(stages[0]).__name__} and the plain loop do not compute the same loss: they differ by "
-                f"{difference:.1e} of it, and {SAME:g} is allowed. Nothing is reported; one of the two is wrong"
-            )
-        flops = count_flops(sides[0], first[0])
+        ours, *theirs = map(loss_in_full, sides, first)
+        differences = {name: abs(ours - loss) / abs(loss) for name, loss in zip(loops, theirs, strict=True)}
+        for name, difference in differences.items():
+            if not difference <= SAME:
+                raise BenchError(
+                    f"{type(trainer.stage).__name__} and the plain loop do not compute the same loss ({name}): they "
+                    f"differ by {difference:.1e} of it, and {SAME:g} is allowed. Nothing is reported; one of the two "
+                    "is wrong"
+                )
+        flops = count_flops(trainer, first[0])
         steps = []
         for side, batch, source in zip(sides, first, sources, strict=True):
             side.step(batch, 0)  # warm-up
             steps.append(max(1, round(ENOUGH_S / self.timed(side, source, 1, 1))))
-        waited, seconds = loaders[0].timed.wait_s, ([], [])
+        waited, seconds = loaders[0].timed.wait_s, [[] for _ in sides]
         for repetition in range(self.repetitions):
             for side, source, n, found in zip(sides, sources, steps, seconds, strict=True):
                 found.append(self.timed(side, source, n, 2 + repetition * n))
-            self.peaks.append(matmul_peak(self.device, self.dtype))
-        ours, theirs = map(statistics.median, seconds)
-        return {
+            self.peaks.append(matmul_peak(self.device, trainer.dtype))
+        ours, *theirs = map(statistics.median, seconds)
+        figures = {
             "clips_per_s": self.batch / ours,
-            "loop_clips_per_s": self.batch / theirs,
-            "speedup_vs_loop": theirs / ours,
             "data_wait_share": (loaders[0].timed.wait_s - waited) / (steps[0] * sum(seconds[0])),
             "flops_per_clip": flops / self.batch,
-            "loss_difference": difference,
+            "loss_difference": max(differences.values()),
             "step_s": spread(seconds[0]),
-            "loop_step_s": spread(seconds[1]),
         }
+        for name, median, each in zip(loops, theirs, seconds[1:], strict=True):
+            figures |= {
+                f"{name}_clips_per_s": self.batch / median,
+                f"speedup_vs_{name}": median / ours,
+                f"{name}_step_s": spread(each),
+            }
+        return figures
 
     def moved(self, loader: StepLoader) -> Iterator[dict[str, Tensor]]:
         """A loader's batches on the device."""
@@ -243,15 +295,14 @@ def count_flops(side: Side, batch: dict[str, Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def loss_difference(stages: Sequence[Stage], loop: Loss, batch: dict[str, Tensor]) -> float:
-    """How far apart the two losses are, as a share of the loop's; in full precision, batch-norm statistics frozen."""
-    values = []
-    for stage, value in zip(stages, (as_trained, loop), strict=True):
-        stage.eval()
-        with torch.no_grad():
-            values.append(float(value(stage, batch, stage.generator(0))))
-        stage.train()
-    return abs(values[0] - values[1]) / abs(values[1])
+@torch.no_grad()
+def loss_in_full(side: Side, batch: dict[str, Tensor]) -> float:
+    """The loss in full precision, with batch-norm statistics frozen."""
+    side.stage.eval()
+    with full_precision():
+        loss = float(side.value(side.stage, batch, side.stage.generator(0)))
+    side.stage.train()
+    return loss
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -296,14 +347,19 @@ def tabulate(result: dict[str, Any]) -> Table:
     def seconds(times: dict[str, float]) -> str:
         return f"{times['median']:.3g} ({times['fastest']:.3g} to {times['slowest']:.3g})"
 
-    for label, text in (
-        ("clips per second", lambda s: f"{s['clips_per_s']:.3g}"),
-        ("the same by the plain loop", lambda s: f"{s['loop_clips_per_s']:.3g}"),
-        ("times as fast", lambda s: f"{s['speedup_vs_loop']:.2f}"),
-        ("share of the matrix-product peak", lambda s: f"{s['peak_share']:.0%}"),
-        ("share of time spent waiting for data", lambda s: f"{s['data_wait_share']:.1%}"),
-        ("seconds a step", lambda s: seconds(s["step_s"])),
-        ("seconds a step of the loop", lambda s: seconds(s["loop_step_s"])),
-    ):
-        table.add_row(label, *map(text, stages))
+    shown: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "clips per second": ("clips_per_s", "{:.3g}".format),
+        "the same by the plain loop": ("loop_clips_per_s", "{:.3g}".format),
+        "... by the loop given detected cells": ("loop_given_cells_clips_per_s", "{:.3g}".format),
+        "times as fast": ("speedup_vs_loop", "{:.2f}".format),
+        "times as fast as the loop given detected cells": ("speedup_vs_loop_given_cells", "{:.2f}".format),
+        "share of the matrix-product peak": ("peak_share", "{:.0%}".format),
+        "share of time spent waiting for data": ("data_wait_share", "{:.1%}".format),
+        "seconds a step": ("step_s", seconds),
+        "seconds a step of the loop": ("loop_step_s", seconds),
+        "... of the loop given detected cells": ("loop_given_cells_step_s", seconds),
+        "seconds a clip to detect its cells, once a run": ("detection_once_s_per_clip", "{:.2g}".format),
+    }
+    for label, (key, text) in shown.items():
+        table.add_row(label, *(text(stage[key]) if key in stage else "" for stage in stages))
     return table
