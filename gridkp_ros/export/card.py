@@ -87,7 +87,10 @@ def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
         if points
         else ""
     )
-    start = f"Started from {training['started_from']}. " if training.get("started_from") else ""
+    start = f"Started from {training['started_from']}" if training.get("started_from") else ""
+    if start:
+        share = config.get("start_share")
+        start += f", whose weights keep a share of {share:g}. " if share else ". "
     return f"""# {manifest.name}
 
 {p.get("description", "")}
