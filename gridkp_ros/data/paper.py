@@ -13,7 +13,6 @@ from gridkp_ros.data.prepare import prepare, usable_cores
 from gridkp_ros.data.sources import DataError
 from gridkp_ros.geometry import InputSpec
 
-SPLITS = ("train", "validation", "test")
 STAND_INS = ("simulator", "footage")
 # Published names of the splits; a data set without one for validation is watched on its test split.
 _VALIDATION = {"kth": "val"}

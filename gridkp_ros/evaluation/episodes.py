@@ -57,5 +57,5 @@ class EpisodeSource(FrameSource):
         for first_ns, last_ns, at in reversed(self._truths):
             if first_ns <= stamp_ns <= last_ns:
                 return at(stamp_ns)
-        _, first_ns, at = self._truths[0]
-        return at(first_ns + 1)  # after the end of an episode: shaped like the others, nowhere visible
+        _, last_ns, at = self._truths[0]
+        return at(last_ns + 1)  # after the end of an episode: shaped like the others, nowhere visible

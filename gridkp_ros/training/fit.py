@@ -196,11 +196,13 @@ class Keeper(Callback):
         return min(1.0, waited / max(self.timer.time_elapsed(), 1e-9))
 
     def summary(self, place: Processes) -> dict[str, Any]:
-        unreadable = self.unreadable + self.loader.unreadable
+        unreadable = self.loader.unreadable
         if place.world > 1:
             everywhere: list[Any] = [None] * place.world
             distributed.all_gather_object(everywhere, unreadable)
             unreadable = [sentence for part in everywhere for sentence in part]
+        # Those of the validation, and of before a resumption, every process knows: they count once.
+        unreadable = self.unreadable + unreadable
         seconds = self.timer.time_elapsed()
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated()

@@ -10,7 +10,7 @@ from gridkp_ros.nets.gridkp import Dynamics
 from gridkp_ros.nets.propagation import GaussianPropagation, VectorPropagation
 from gridkp_ros.training import losses
 from gridkp_ros.training.config import Stage2Config
-from gridkp_ros.training.stages import DynamicsStage, Stage
+from gridkp_ros.training.stages import DynamicsStage, Stage, errors_in_cells
 
 
 class PropagationStage(Stage):
@@ -89,11 +89,8 @@ class PropagationStage(Stage):
                 z, _ = d.prior(state[0])
                 ahead.append(d.locate(d.predict(state[0], z)))
             state = d.step(*state, d.encode_maps(d.represent(truth[:, i] if i < seen else ahead[-1])), z)
-        out = {}
-        for name, pixels in {"": torch.stack(ahead, dim=1), "_stays_put": truth[:, seen - 1 : seen]}.items():
-            error = (pixels - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
-            out |= {f"cells_{step}{name}": error[step - 1] for step in (2, 5, 10, 15) if step <= len(ahead)}
-        return out
+        futures = {"": torch.stack(ahead, dim=1), "_stays_put": truth[:, seen - 1 : seen]}
+        return errors_in_cells(futures, truth[:, seen:])
 
 
 def stage2_of(dynamics: nn.Module, options: Stage2Config, seed: int) -> Stage:

@@ -1,9 +1,9 @@
-"""The two stages of training as Lightning modules. Shapes: B clips, T frames, K keypoints, M named points."""
+"""The parts of training as Lightning modules. Shapes: B clips, T frames, K keypoints, M named points."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import lightning
@@ -24,6 +24,8 @@ from gridkp_ros.training.config import (
     SynthesisConfig,
     TrainingError,
 )
+
+STATED_STEPS = (2, 5, 10, 15)  # whose errors are stated in validation
 
 
 def to_float(frames: Tensor) -> Tensor:
@@ -328,7 +330,7 @@ class MotionStage(Stage):
             ahead, _ = prior.predict(track, momentum)
             error.append((ahead - truth).square().sum(dim=-1).add(1e-4).sqrt().mean())
             track, momentum = advance(track, momentum, ahead.detach().round())
-            if step in (2, 5, 10, 15):
+            if step in STATED_STEPS:
                 values[f"cells_{step}"] = (ahead.detach().round() - truth).norm(dim=-1).mean()
                 values[f"cells_{step}_stays_put"] = (last - truth).norm(dim=-1).mean()
         values |= {"distance": torch.stack(error).mean(), "cross_entropy": torch.stack(density).mean()}
@@ -507,11 +509,7 @@ class DynamicsStage(Stage):
         futures = {"": predicted, "_stays_put": truth[:, seen - 1 : seen]}
         if d.motion_prior is not None:
             futures["_momentum"] = follow_momentum(d, state[2:], steps)
-        out = {}
-        for name, pixels in futures.items():
-            error = (pixels - truth[:, seen:]).norm(dim=-1).mean(dim=(0, 2))
-            out |= {f"cells_{step}{name}": error[step - 1] for step in (2, 5, 10, 15) if step <= steps}
-        return out
+        return errors_in_cells(futures, truth[:, seen:])
 
     def central_future(self, truth: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The central future, pixels [B,steps,K,2], after half of a clip [B,W+T,K,2] was observed; the state then."""
@@ -586,6 +584,17 @@ class DynamicsStage(Stage):
             return torch.stack(inside[-max(1, steps // 3) :]).float().mean().item()
 
         return min((g / 100 for g in range(0, 41)), key=lambda growth: abs(held(growth) - self.options.ellipse_aim))
+
+
+def errors_in_cells(futures: Mapping[str, Tensor], came: Tensor) -> dict[str, Tensor]:
+    """Mean errors in cells of futures [B,steps or 1,K,2] by name, from what came, [B,steps,K,2]: "cells_5" + name."""
+    errors = {name: (pixels - came).norm(dim=-1).mean(dim=(0, 2)) for name, pixels in futures.items()}
+    return {
+        f"cells_{step}{name}": error[step - 1]
+        for name, error in errors.items()
+        for step in STATED_STEPS
+        if step <= len(error)
+    }
 
 
 def observe(d: Dynamics, state: tuple[Tensor, ...], pixels: Tensor, z: Tensor | None = None) -> tuple[Tensor, ...]:
