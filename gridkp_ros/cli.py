@@ -500,9 +500,12 @@ def _choose_data(
         return opened, training.input_spec, training.data.period_s
     try:
         options = {key: yaml.safe_load(value) for key, value in (o.split("=", 1) for o in option)}
+    except ValueError as error:
+        raise typer.BadParameter(f"--option is name=value, not {' '.join(option)}") from error
+    try:
         width, height = map(int, size.split("x"))
     except ValueError as error:
-        raise typer.BadParameter(f"--option is name=value and --size WIDTHxHEIGHT, not {option} and {size}") from error
+        raise typer.BadParameter(f"--size is WIDTHxHEIGHT, not {size}") from error
     spec = InputSpec(height, width, 1 if grey else 3, "grey" if grey else "rgb", resize)
     data = open_dataset(dataset or "footage", root if path is None else path, split if dataset else "all", **options)
     return [(data, data.items(), (0.0, 1.0))], spec, 1 / rate_hz

@@ -94,7 +94,7 @@ def parse_places(given: Sequence[str]) -> dict[str, Place]:
             places[name] = Place(name, Path(value).expanduser().absolute())
         else:
             raise DataError(
-                f"--data {text}: give NAME=FOLDER with one of {', '.join((*DATASETS, 'footage'))}, or simulator, or "
+                f"--data {text}: give NAME=FOLDER with one of {', '.join(DATASETS)}, or simulator, or "
                 "simulator=EPISODES"
             )
     return places

@@ -379,7 +379,9 @@ def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
         for parent in parents:
             part = part.setdefault(parent, {}) if isinstance(part, dict) else None
         if not isinstance(part, dict):
-            raise TrainingError(f"{name} cannot be changed: {'.'.join(parents)} of {path} has no fields")
+            raise TrainingError(
+                f"{name} cannot be changed: {'.'.join(parents)} of {path} has no fields (a list is given as a whole)"
+            )
         part[last] = value
     try:
         return TrainConfig.model_validate(content)

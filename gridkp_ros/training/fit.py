@@ -35,6 +35,7 @@ HARMLESS = (  # warnings of what is meant to be so
     r"Found \d+ module\(s\) in eval mode",  # a frozen detector, frozen batch norms
     r"Grad strides do not match bucket view strides",  # 1x1 convolutions in the channels-last layout
     r".*does not have many workers",  # clips are in memory, or mapped into it
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of PyTorch
 )
 
 
