@@ -30,7 +30,7 @@ class DMControl(DataSet):
     """
 
     name = "dm_control"
-    obtain = "It is generated here: pip install 'gridkp_ros[dm_control]'."
+    obtain = "It is generated here: pip install '.[dm_control]' in the checkout."
     splits = tuple(_FIRST_SEED)
 
     def __init__(
