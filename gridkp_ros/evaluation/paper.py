@@ -95,6 +95,13 @@ class ClipList:
                 )
             yield np.asarray(by_name[name].frames[start : start + self.length])
 
+    def pixels(self, recordings: Sequence[Recording]) -> str:
+        """Return a digest of the clips' frames: other data may have recordings of the same names and lengths."""
+        digest = hashlib.sha256()
+        for frames in self.frames(recordings):
+            digest.update(np.ascontiguousarray(frames).data)
+        return digest.hexdigest()[:16]
+
 
 def draw_clips(
     recordings: Sequence[Recording], count: int, seed: int, *, data: str, period_s: float, observed: int, predicted: int
@@ -238,15 +245,15 @@ def measure(
     )
 
 
-def _about(model_id: str, clips: ClipList, samples: int, seed: int, weights: str) -> dict:
-    """All that stored arrays depend on."""
+def _about(model_id: str, clips: ClipList, samples: int, seed: int, weights: str, pixels: str) -> dict:
+    """All that stored arrays depend on; pixels: of the clips (`ClipList.pixels`)."""
     facts = {"format": FORMAT, "model": model_id, "clips": clips.digest, "samples": samples, "seed": seed}
-    return facts | {"weights": weights}
+    return facts | {"weights": weights, "pixels": pixels}
 
 
-def save_measured(path: Path, measured: Measured, seed: int, weights: str) -> None:
+def save_measured(path: Path, measured: Measured, seed: int, weights: str, pixels: str) -> None:
     """Store a model's figures as arrays (.npz), with what they depend on."""
-    about = _about(measured.model_id, measured.clips, measured.samples, seed, weights)
+    about = _about(measured.model_id, measured.clips, measured.samples, seed, weights, pixels)
     arrays = {f"reconstruction.{k}": v for k, v in measured.reconstruction.items()}
     arrays |= {f"prediction.{k}": v for k, v in measured.prediction.items()}
     if measured.coordinate_error is not None:
@@ -258,8 +265,10 @@ def save_measured(path: Path, measured: Measured, seed: int, weights: str) -> No
     part.replace(path)
 
 
-def load_measured(path: Path, model_id: str, clips: ClipList, samples: int, seed: int, weights: str) -> Measured | None:
-    """Read stored figures; None where there are none, or of another model, clip list, or number of samples.
+def load_measured(
+    path: Path, model_id: str, clips: ClipList, samples: int, seed: int, weights: str, pixels: str
+) -> Measured | None:
+    """Read stored figures; None where there are none, or of another model, clip list, data, or number of samples.
 
     samples = 0 asks for reconstructions alone, which figures with samples have as well.
     """
@@ -267,9 +276,9 @@ def load_measured(path: Path, model_id: str, clips: ClipList, samples: int, seed
         return None
     with np.load(path) as stored:
         about, arrays = json.loads(str(stored["about"])), {k: stored[k] for k in stored.files if k != "about"}
-    wanted = _about(model_id, clips, samples or about["samples"], seed, weights)
+    wanted = _about(model_id, clips, samples or about["samples"], seed, weights, pixels)
     if about != wanted:
-        log.info("%s is of another model, clip list, seed or number of samples, and is made again", path)
+        log.info("%s is of another model, clip list, data, seed or number of samples, and is made again", path)
         return None
 
     def of(kind: str) -> dict[str, np.ndarray]:

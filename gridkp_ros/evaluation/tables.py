@@ -347,8 +347,8 @@ def evaluate(
             period_s=m.period_s, observed=observed, predicted=predicted,
         )  # fmt: skip
         lists[data], path = clips, out / f"{run}.npz"
-        asked = samples if predicts else 0
-        measured = load_measured(path, m.model_id, clips, asked, seed, learned.weights)
+        asked, pixels = samples if predicts else 0, clips.pixels(loaded[key])
+        measured = load_measured(path, m.model_id, clips, asked, seed, learned.weights, pixels)
         if measured is None:
 
             def show(done: int, total: int, run: str = run) -> None:
@@ -357,7 +357,7 @@ def evaluate(
             measured = measure(
                 model, loaded[key], clips, samples=asked, seed=seed, learned=learned, workers=workers, progress=show
             )
-            save_measured(path, measured, seed, learned.weights)
+            save_measured(path, measured, seed, learned.weights, pixels)
         figures[run] = Figures(measured, rule)
 
     tables = []

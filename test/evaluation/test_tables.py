@@ -264,6 +264,12 @@ def test_kept_figures_are_used_and_other_ones_refused(runs: Path, kth: Path, tmp
         evaluate(["II"], copy, places, copy / "tables", **options)
     with pytest.raises(EvaluationError, match=r"no table 'VII'"):
         evaluate(["VII"], copy, places, copy / "tables", **options)
+    other = tmp_path / "kth"  # films of the same names and lengths, of something else
+    shutil.copytree(kth, other)
+    for stem in ("person17_walking_d1", "person18_walking_d1"):
+        write_video(other / f"{stem}_uncomp.avi", film(40, 56))
+    evaluate(["III"], copy, parse_places([f"kth={other}"]), copy / "tables", **options)
+    assert done
 
 
 def test_learned_metrics_fill_their_columns(runs: Path, kth: Path, tmp_path: Path) -> None:
