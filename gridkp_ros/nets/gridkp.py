@@ -416,17 +416,6 @@ class Dynamics(nn.Module):
         both = torch.cat((encoded, h), dim=1)
         return self.gate(conv_beside(self.lstm.weight, both, z, at=self.config.hidden), c)
 
-    def encoded_gates(self, encoded: Tensor) -> Tensor:
-        """The encoded maps' share of the gates before activation: linear, so training computes all times at once."""
-        n = self.config.hidden
-        return F.conv2d(encoded, self.lstm.weight[:, :n], padding=1)
-
-    def step_from_gates(self, h: Tensor, c: Tensor, gates: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """As `step`, with the share of the encoded maps already computed by `encoded_gates`."""
-        n = self.config.hidden
-        rest = F.conv2d(torch.cat((z, h), dim=1), self.lstm.weight[:, n:], padding=1)
-        return self.gate(gates + rest, c)
-
     @staticmethod
     def gate(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         i, f, o, g = gates.chunk(4, dim=1)

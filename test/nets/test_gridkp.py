@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 
 from gridkp_ros.nets import keypoints as kp  # noqa: E402
 from gridkp_ros.nets.gridkp import (  # noqa: E402
-    Dynamics,
     GridKeypointConfig,
     GridKeypointModel,
     MotionPrior,
@@ -117,16 +116,6 @@ def test_the_motion_prior_is_believed_as_far_as_it_came_true() -> None:
         assert (prior.expect(track, momentum)[0][0, 2:] - pixels[0, 2:]).abs().max() < 0.2
         predicted, _ = prior.advance(track, momentum, pixels, observed=False)
         assert torch.equal(predicted[..., 3:], track[..., 3:])  # what is only predicted proves nothing
-
-
-def test_gates_computed_for_all_times_at_once_equal_the_plain_step() -> None:
-    d = Dynamics(SMALL)
-    h, c = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
-    encoded, z = torch.randn(2, 16, 8, 8), torch.randn(2, 1, 8, 8)
-    plain = d.step(h, c, encoded, z)
-    split = d.step_from_gates(h, c, d.encoded_gates(encoded), z)
-    for a, b in zip(plain, split, strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize(
