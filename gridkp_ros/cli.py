@@ -459,7 +459,7 @@ def bench_train(
     batch: int = typer.Option(4, help="Clips in a training step."),
     repetitions: int = typer.Option(3, help="Of the trainer and of the loop, in turns; medians are reported."),
     device: str = typer.Option("auto", help="cpu, cuda, or auto: cuda where there is one."),
-    precision: str = typer.Option("", help="Of the trainer: auto, 32 or bf16-mixed; default: the configuration's."),
+    precision: str = typer.Option("", help="Of the trainer: 32, or bf16-mixed (default where native)."),
     as_json: bool = _JSON,
 ) -> None:
     """Measure training steps of both stages, beside a plain loop over time steps and samples.

@@ -1,17 +1,12 @@
 """The straightforward way to train: frames, time steps and samples one by one, as the published scripts go.
 
-Each frame's keypoints travel to the CPU to be pushed to the grid, one-hots are rows of a dense identity matrix, and the
-best of many latents costs a decoder call for each sample. In stage 2 the frozen detector runs on every frame of every
-batch, where the trainer does so once a run. The losses are the same as the stages' own, on the same weights, draws and
-batch, which `gridkp bench train` checks before it times either.
-
-Kinder than the published scripts: the frozen detector and all but the best samples keep no graph, and the identity
-matrix is made once instead of at each time step.
+Each frame's keypoints travel to the CPU to be pushed to the grid, one-hots are rows of a dense identity matrix that is
+made at each time step, and the best of many latents costs a decoder call for each sample, whose graph is thrown away.
+In stage 2 the frozen detector runs on every frame of every batch, where the trainer does so once a run. The losses are
+the stages' own, on the same weights, draws and batch, which `gridkp bench train` checks before it times either.
 """
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import torch
@@ -30,10 +25,9 @@ def push_to_grid(xy: Tensor, height: int, width: int) -> Tensor:
     return xy + (snapped - xy).detach()
 
 
-@functools.cache
-def identity(cells: int, device: torch.device) -> Tensor:
-    """The dense matrix [cells,cells] whose rows are one-hots."""
-    return torch.eye(cells, device=device)
+def one_hots(classes: Tensor, cells: int) -> Tensor:
+    """Cells [B,K] of one time step as rows of the dense identity matrix, float [B,K,cells], by way of the CPU."""
+    return torch.from_numpy(np.eye(cells)[classes.cpu().numpy()]).float().to(classes.device)
 
 
 def detection_loss(stage: DetectionStage, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -59,7 +53,6 @@ def detection_loss(stage: DetectionStage, batch: dict[str, Tensor], generator: t
     return sum(reconstruction) / len(reconstruction) + o.condensation_weight * sum(condensation) / len(condensation)
 
 
-@torch.no_grad()
 def detect(vision: Vision, frames: Tensor) -> Tensor:
     """The cells of clips of frames, bytes [B,T,C,H,W] -> int64 [B,T,K], time step by time step."""
     height, width = vision.config.height, vision.config.width
@@ -80,20 +73,17 @@ def dynamics_loss(
     o, d = stage.options, stage.dynamics
     classes = batch["classes"] if vision is None else detect(vision, batch["frames"])
     height, width = d.config.height, d.config.width
-    one_hots = identity(height * width, classes.device)
     h, c = d.initial_state(len(classes), next(d.parameters()))
     cross_entropy, kl = [], []
     for t in range(classes.shape[1]):
-        cells = classes[:, t].cpu().numpy()  # [B, K], to where gridding happens
-        true = one_hots[torch.from_numpy(cells).to(classes.device)]  # [B, K, cells]
+        true = one_hots(classes[:, t], height * width)  # [B, K, cells]
         maps = true.unflatten(-1, (height, width))
         prior, posterior = d.prior(h), d.posterior(h, d.posterior_maps(maps))
         mean, std = posterior
         eps = torch.randn(o.best_of, *mean.shape, generator=generator, device=mean.device)
         candidates = [mean + std * e for e in eps]
-        with torch.no_grad():
-            costs = [-(true * d.logits(h, z).log_softmax(dim=-1)).sum(dim=(1, 2)) for z in candidates]
-            best = torch.stack(costs).argmin(dim=0)  # [B]
+        costs = [-(true * d.logits(h, z).log_softmax(dim=-1).detach()).sum(dim=(1, 2)) for z in candidates]
+        best = torch.stack(costs).argmin(dim=0)  # [B]
         z = torch.stack(candidates)[best, torch.arange(len(h), device=h.device)]
         cross_entropy.append(-(true * d.logits(h, z).log_softmax(dim=-1)).sum(dim=-1).mean())
         if t:

@@ -108,6 +108,15 @@ def shipped_clip() -> Path:
     return ASSETS / "prerendered.mp4"
 
 
+def native_precision(where: torch.device) -> str:
+    """The fastest `trainer.precision` of a machine: bf16-mixed where it computes in bfloat16 natively, else 32."""
+    if where.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # PyTorch tells it of CPUs in these two alone
+        bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if bf16 else "32"
+
+
 def bench_train(
     config_path: Path | None = None,
     batch: int = 4,
@@ -117,11 +126,11 @@ def bench_train(
 ) -> dict[str, Any]:
     """Measure both stages; returns what `gridkp bench train --json` prints.
 
-    config_path: whose sizes, losses, precision and augmentation are taken (default: the published ones). The clips are
+    config_path: whose sizes, losses and augmentation are taken (default: the published ones). The clips are
     always those of the shipped episode, and what the published loss does not have is left out and listed.
     batch: clips in a step. repetitions: of each side, in turns, after a warm-up. device: cpu, cuda, or auto: cuda where
-    there is one. trainer_precision: as `trainer.precision` of a configuration, in whose place it is; the loop is in
-    float32, as the published scripts are.
+    there is one. trainer_precision: as `trainer.precision` of a configuration; by default bf16-mixed where the machine
+    computes in bfloat16 natively, else 32. The loop is in float32, as the published scripts are.
 
     Raises BenchError where the two sides do not compute the same loss.
     """
@@ -134,7 +143,7 @@ def bench_train(
     config, left_out = published(load_config(config_path) if config_path else default_config())
     if left_out:
         log.warning("left out, because the published loss has none of it: %s", ", ".join(left_out))
-    trainer = {"precision": trainer_precision or config.trainer.precision, "accelerator": where.type}
+    trainer = {"precision": trainer_precision or native_precision(where), "accelerator": where.type}
     if trainer["precision"] not in ("auto", "32", "bf16-mixed"):
         raise BenchError(f"precision {trainer['precision']!r}: use auto, 32 or bf16-mixed")
     bf16 = precision(config.trainer.model_copy(update=trainer)) == "bf16-mixed"

@@ -97,10 +97,8 @@ def test_what_the_published_loss_does_not_have_is_left_out_and_named(tiny: Path)
 
 
 def test_json_has_every_figure(tiny: Path) -> None:
-    result = CliRunner().invoke(
-        app,
-        ["bench", "train", "--config", str(tiny), "--batch", "2", "--repetitions", "1", "--device", "cpu", "--json"],
-    )
+    options = ["--batch", "2", "--repetitions", "1", "--device", "cpu", "--precision", "32", "--json"]
+    result = CliRunner().invoke(app, ["bench", "train", "--config", str(tiny), *options])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     for stage in ("stage1", "stage2"):
