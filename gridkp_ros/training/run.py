@@ -239,6 +239,23 @@ def check_lengths(config: TrainConfig, recordings: Sequence[Recording], held_out
                 log.warning("%s: %d of %d %s recordings are too short and left out", part, short, len(found), which)
 
 
+def check_points(recordings: Sequence[Recording], held_out: Sequence[Recording], num_keypoints: int) -> None:
+    """Raise TrainingError where the probe, which is fitted after all training, would lack frames or names of points."""
+    truth, checked = ([r for r in which if r.points is not None] for which in (recordings, held_out))
+    if not truth:
+        return
+    if len(names := {r.point_names for r in (*truth, *checked)}) > 1:
+        raise TrainingError(f"training and validation recordings name different points: {sorted(names)}")
+    for which, found, least in (("training", truth, 2 * num_keypoints), ("validation", checked, 2)):
+        visible = sum(r.visible.sum(axis=0) for r in found) if found else ()
+        for name, seen in zip(truth[0].point_names, visible, strict=False):
+            if seen < least:
+                raise TrainingError(
+                    f"{name} is visible in {seen} frames of the {which} recordings with ground truth; to fit the probe "
+                    f"it takes {least}: add episodes"
+                )
+
+
 def train(
     config_path: Path,
     out: Path | None = None,
@@ -319,6 +336,7 @@ def _train(
     frames = sum(map(len, recordings))
     log.info("training on %d recordings, %d frames; validating on %d", len(recordings), frames, len(held_out))
     check_lengths(config, recordings, held_out)
+    check_points(recordings, held_out, config.model.num_keypoints)
     model = GridKeypointModel(config.model.build())
     if from_bundle is not None:
         start = Path(from_bundle) / WEIGHTS

@@ -238,6 +238,24 @@ def test_recordings_too_short_for_a_part_are_refused_before_training(trained: Pa
     assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
+def test_points_that_the_probe_would_lack_are_told_before_training() -> None:
+    frames, points = np.zeros((40, 32, 32, 3), np.uint8), np.zeros((40, 2, 2), np.float32)
+
+    def episode(names: tuple[str, ...], seen: int) -> Recording:
+        visible = np.ones((40, 2), bool)
+        visible[seen:, 1] = False
+        return Recording("episode", frames, points, visible, point_names=names)
+
+    run.check_points([episode(("tip", "wrist"), 10)], [episode(("tip", "wrist"), 2)], 4)
+    run.check_points([Recording("video", frames)], [episode(("tip", "wrist"), 0)], 4)
+    with pytest.raises(TrainingError, match=r"wrist is visible in 7 frames .* takes 8: add episodes"):
+        run.check_points([episode(("tip", "wrist"), 7)], [episode(("tip", "wrist"), 40)], 4)
+    with pytest.raises(TrainingError, match="wrist is visible in 1 frames of the validation"):
+        run.check_points([episode(("tip", "wrist"), 40)], [episode(("tip", "wrist"), 1)], 4)
+    with pytest.raises(TrainingError, match="name different points"):
+        run.check_points([episode(("tip", "wrist"), 40)], [episode(("tip", "elbow"), 40)], 4)
+
+
 def test_graphs_of_another_network_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof must fail when graph and network differ: let the exporter see other weights than the check."""
     import gridkp_ros.export.bundle as module
