@@ -163,7 +163,8 @@ def spread(count: int, work: Callable[[dict[str, Any]], Any], options: dict[str,
 
     for noisy in ("torch.distributed.elastic", "torchelastic", "torch.multiprocessing"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they print a failure's traceback several times over
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = threads or str(max(1, len(os.sched_getaffinity(0)) // count))
     launch = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0,
@@ -177,6 +178,9 @@ def spread(count: int, work: Callable[[dict[str, Any]], Any], options: dict[str,
         if not told.startswith(_OURS):
             raise
         raise TrainingError(told.removeprefix(_OURS)) from None
+    finally:
+        if threads is None:  # it was for those processes alone: another number of threads rounds otherwise
+            del os.environ["OMP_NUM_THREADS"]
 
 
 _OURS = f"{TrainingError.__name__}: "

@@ -90,17 +90,24 @@ def test_the_curves_answer(chromium: Any, report: Path) -> None:
             numbers = [float(n.replace("−", "-")) for n in re.findall(r"[−\d.]+", value.inner_text())]
             return numbers == pytest.approx([error[part][step - 1] for part in ("mean", "low", "high")], abs=0.00501)
 
-        assert shows(15) and value.inner_text().endswith(" px")
+        def comes_to_show(step: int) -> bool:  # a pointer's or key's event is answered with the next picture
+            for _ in range(50):
+                if shows(step):
+                    return True
+                it.page.wait_for_timeout(100)
+            return False
+
+        assert comes_to_show(15) and value.inner_text().endswith(" px")
         chart.locator("> svg").focus()
         it.page.keyboard.press("ArrowLeft")
         it.page.keyboard.press("ArrowLeft")
-        assert shows(13) and not shows(15)
+        assert comes_to_show(13) and not shows(15)
         assert "0.87 s ahead" in chart.locator("legend").inner_text()
         it.page.keyboard.press("Escape")
-        assert shows(15)
+        assert comes_to_show(15)
         box = chart.locator("> svg").bounding_box()
         it.page.mouse.move(box["x"] + 50, box["y"] + 100)
-        assert shows(1)
+        assert comes_to_show(1)
 
         lines = chart.locator("g[data-series]")
         line = chart.locator('g[data-series="stays_put"] path.line')
