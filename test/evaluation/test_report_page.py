@@ -105,8 +105,7 @@ def test_the_curves_answer(chromium: Any, report: Path) -> None:
         assert "0.87 s ahead" in chart.locator("legend").inner_text()
         it.page.keyboard.press("Escape")
         assert comes_to_show(15)
-        box = chart.locator("> svg").bounding_box()
-        it.page.mouse.move(box["x"] + 50, box["y"] + 100)
+        chart.locator("> svg").hover(position={"x": 50, "y": 100})  # waits until films that load move it no more
         assert comes_to_show(1)
 
         lines = chart.locator("g[data-series]")
