@@ -304,11 +304,11 @@ class MotionPrior(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Absorb the cells [N,K,2] that came next; returns the new state. observed: they were seen, not predicted."""
         seen, sums = track[..., 2:3], track[..., 3:]
-        ahead, _ = self.expect(track, momentum)
-        x = pixels + seen * (ahead - pixels).clamp(-0.5, 0.5) * (self.gain(track) if observed else 1.0)
+        gain, foretold = self.gain(track), self.predict(track, momentum)[0] - track[..., :2]
+        ahead = track[..., :2] + gain * foretold
+        x = pixels + seen * (ahead - pixels).clamp(-0.5, 0.5) * (gain if observed else 1.0)
         moved = seen * (x - track[..., :2]).clamp(-self.FASTEST, self.FASTEST)
         if observed:
-            foretold = self.predict(track, momentum)[0] - track[..., :2]
             came = (pixels - track[..., :2]).clamp(-self.FASTEST, self.FASTEST)
             new = torch.stack(((foretold * came).sum(dim=-1), foretold.square().sum(dim=-1)), dim=-1)
             sums = self.FADING * sums + seen * new

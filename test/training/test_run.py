@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -28,6 +27,7 @@ from gridkp_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from gridkp_ros.training.config import TrainingError, load_config  # noqa: E402
 from gridkp_ros.training.run import fit_stage, train  # noqa: E402
 from gridkp_ros.training.stages import DetectionStage  # noqa: E402
+from support.small_training import write_frames  # noqa: E402
 
 CONFIG = """
 name: small
@@ -42,14 +42,6 @@ motion: {{steps: 3, batch_clips: 4, clip_length: 12, horizon: 5}}
 stage2: {{steps: 4, batch_clips: 4, best_of: 2, free_running_weight: 1, free_running_steps: 4}}
 checkpoint_every: 2
 """
-
-
-def write_frames(folder: Path) -> None:
-    folder.mkdir()
-    for i in range(30):
-        image = np.full((48, 64, 3), 60, np.uint8)
-        cv2.circle(image, (10 + i, 20 + i // 2), 6, (220, 200, 180), -1)
-        cv2.imwrite(str(folder / f"{i:03d}.png"), image)
 
 
 @pytest.fixture(scope="module")
