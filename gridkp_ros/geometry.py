@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 RESIZE_POLICIES = ("stretch", "letterbox", "center_crop")
+EYES = ("left", "right")  # of a side-by-side stereo image, in this order everywhere
 INTERPOLATIONS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
 
 
@@ -51,7 +52,7 @@ def stereo_half(width: int, height: int, half: str) -> Region | None:
     """Return the region of one eye in a side-by-side image: half is "" (whole image, None), "left" or "right"."""
     if half == "":
         return None
-    if half not in ("left", "right"):
+    if half not in EYES:
         raise GeometryError(f"stereo half {half!r}: use '', 'left' or 'right'")
     if width < 2:
         raise GeometryError(f"an image {width} pixels wide has no {half} half")
@@ -71,6 +72,21 @@ def seen_part(width: int, height: int, half: str, region: Region | None) -> Regi
         return region
     region.check_inside(eye.width, eye.height)
     return Region(eye.x + region.x, eye.y + region.y, region.width, region.height)
+
+
+def seen_parts(width: int, height: int, half: str, region: Region | None) -> tuple[Region | None, ...]:
+    """Return what each view of a model sees: one part, or with half "both" those of the left and of the right eye.
+
+    None stands for the whole image. Raises GeometryError as `seen_part` does, and for two eyes of unlike width.
+    """
+    if half != "both":
+        return (seen_part(width, height, half, region),)
+    if width % 2:
+        raise GeometryError(
+            f"an image {width} pixels wide does not hold two eyes of one width side by side: give an even width, or "
+            "choose the left or the right half"
+        )
+    return tuple(seen_part(width, height, eye, region) for eye in EYES)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Observation:
         point_names, named_points: M names from the bundle's probe and float32 [M, 2]; empty without one.
         image_width, image_height: of the image as received.
         model_image: uint8 [H, W, C], what the model saw.
+        view: which eye this is of, 0 for the left one or for the only view.
+        others: with both eyes in one Predictor, what the other one saw of the same frame; `views` holds all.
     """
 
     stamp_ns: int
@@ -53,6 +55,13 @@ class Observation:
     confidence: np.ndarray | None = None
     named_points: np.ndarray | None = None
     model_image: np.ndarray | None = None
+    view: int = 0
+    others: tuple[Observation, ...] = ()
+
+    @property
+    def views(self) -> tuple[Observation, ...]:
+        """This observation, and those of the same frame by the other views."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +84,8 @@ class Forecast:
         confidence: float32 [T, K], probability within 2 cells of the predicted cell; NaN if not known.
         point_names: M names; named_mean: float32 [T, M, 2]; named_covariance: float32 [T, M, 3], px^2.
         model_id: of the bundle.
+        view: which eye this is of, 0 for the left one or for the only view.
+        others: with both eyes in one Predictor, the other one's forecast with the same noise; `views` holds all.
     """
 
     stamp_ns: int
@@ -95,6 +106,13 @@ class Forecast:
     named_mean: np.ndarray
     named_covariance: np.ndarray
     model_id: str
+    view: int = 0
+    others: tuple[Forecast, ...] = ()
+
+    @property
+    def views(self) -> tuple[Forecast, ...]:
+        """This forecast, and those of the other views from the same frame."""
+        return (self, *self.others)
 
 
 def sample_weights(num_samples: int) -> np.ndarray:

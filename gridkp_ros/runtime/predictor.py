@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cells, seen_part
+from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cells, seen_parts
 from gridkp_ros.runtime import scene
 from gridkp_ros.runtime.bundle import Bundle
 from gridkp_ros.runtime.clock import FrameClock, Tick
@@ -40,6 +41,10 @@ class Predictor:
 
     Frames of any rate go to `observe`, which absorbs or skips them by the bundle's period (see `FrameClock`).
     `forecast`, `what_if` and `render` answer from the newest absorbed frame and change nothing.
+
+    With stereo_half "both", each eye of a side-by-side image is a view: one batch of two through every graph, one
+    clock, one epoch, and the same noise for both, so that a sample is one future seen by two eyes. What `observe` and
+    `forecast` return is then the left eye's, with the right one's in its `others`.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Predictor:
             provider: "cpu", "cuda", "tensorrt", or "auto" (CUDA where it works, else the CPU; logged).
             num_threads: threads of one graph, 0 for ONNX Runtime's choice.
             region: part of the image (of the stereo half where one is given) the model sees; None for all.
-            stereo_half: "", "left" or "right" eye of a side-by-side stereo image.
+            stereo_half: "left" or "right" eye of a side-by-side stereo image, or "both"; "" for the whole image.
             max_coast_steps: most steps to coast through missing frames before starting afresh.
             warmup_frames: frames absorbed after a fresh start before a forecast is made.
             seed: default seed of the samples' noise.
@@ -74,8 +79,8 @@ class Predictor:
             BundleError: the bundle is refused.
             PredictorError: a setting is out of range, or the provider cannot be had.
         """
-        if stereo_half not in ("", "left", "right"):
-            raise PredictorError(f"stereo_half is {stereo_half!r}: use '', 'left' or 'right'")
+        if stereo_half not in ("", "left", "right", "both"):
+            raise PredictorError(f"stereo_half is {stereo_half!r}: use '', 'left', 'right' or 'both'")
         if max_coast_steps < 0 or warmup_frames < 1 or num_threads < 0:
             raise PredictorError(
                 f"max_coast_steps={max_coast_steps} (>= 0), warmup_frames={warmup_frames} (>= 1), "
@@ -87,6 +92,7 @@ class Predictor:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self.manifest = self.bundle.manifest
         self._region, self._stereo_half = region, stereo_half
+        self.num_views = 2 if stereo_half == "both" else 1  # B of every graph
         self.warmup_frames = warmup_frames
         self.seed, self.temperature = seed, temperature
         self.scene_cut_threshold = scene_cut_threshold
@@ -95,7 +101,7 @@ class Predictor:
         self._engines: dict[str, Engine] = {}
         self._provider = self._start_engines(provider)
         self._clock = FrameClock(self.manifest.period_s, max_coast_steps)
-        self._placement: Placement | None = None
+        self._placements: tuple[Placement, ...] = ()  # one for each view
         self._forget()
 
     # -- read-only facts
@@ -129,11 +135,25 @@ class Predictor:
         """Return whether a frame of this stamp, observed next, would be absorbed."""
         return self._clock.due(stamp_ns)
 
-    def place(self) -> Placement:
-        """Return how the newest image lies in the model's input; PredictorError before the first image."""
-        if self._placement is None:
+    def place(self, view: int = 0) -> Placement:
+        """Return how the newest image lies in a view's model input; PredictorError before the first image."""
+        if not self._placements:
             raise PredictorError("no image has been observed yet: observe one first")
-        return self._placement
+        return self._placements[view]
+
+    def view_at(self, point: Sequence[float]) -> int:
+        """Return the view that sees a place (x, y px of the image as received). Raises PredictorError if none does."""
+        self.place()
+        x, y = (float(v) for v in point)
+        for view, placement in enumerate(self._placements):
+            c = placement.crop
+            if c.x - 0.5 <= x <= c.x + c.width - 0.5 and c.y - 0.5 <= y <= c.y + c.height - 0.5:
+                return view
+        seen = " or ".join(
+            f"x {c.x} to {c.x + c.width - 1} and y {c.y} to {c.y + c.height - 1}"
+            for c in (placement.crop for placement in self._placements)
+        )
+        raise PredictorError(f"{[x, y]}: the model sees {seen} of the image; choose a place inside")
 
     # -- the stream
 
@@ -143,25 +163,26 @@ class Predictor:
         Raises PredictorError for an image that cannot be used (nothing changes), or when the model fails on
         it (the next frame then starts afresh).
         """
-        placement, resized_from = self._place(image)
+        placements, resized_from = self._place(image)
         if resized_from:
             self.reset(f"image size changed from {resized_from}")
-        self._placement = placement
+        self._placements = placements
         tick = self._clock.tick(stamp_ns)
         if tick.action == "skip":
             return self._observation(stamp_ns, tick)
-        model_image = placement.to_model_image(image)
-        structure = scene.structure(model_image)
-        if tick.action == "absorb" and self._is_cut(structure, tick.steps):
+        model_images = np.stack([placement.to_model_image(image) for placement in placements])  # [B, H, W, C]
+        structures = [scene.structure(model_image) for model_image in model_images]
+        if tick.action == "absorb" and self._is_cut(structures, tick.steps):
             self._clock.reset("scene cut")
             tick = self._clock.tick(stamp_ns)
         try:
-            self._absorb(model_image, stamp_ns, tick)
+            self._absorb(model_images, stamp_ns, tick)
         except EngineError as error:
             self.reset("inference failed")
             raise PredictorError(str(error)) from error
-        if structure is not None:  # else a dark moment: what follows is compared with what was before it
-            self._structure = structure
+        for view, structure in enumerate(structures):
+            if structure is not None:  # else a dark moment: what follows is compared with what was before it
+                self._structures[view] = structure
         return self._observation(stamp_ns, tick)
 
     def reset(self, reason: str = "requested") -> None:
@@ -197,7 +218,8 @@ class Predictor:
     ) -> Forecast:
         """Forecast as if some keypoints (index -> x, y as received) had been elsewhere in the newest frame.
 
-        Raises PredictorError as `forecast` does, and for an index or a place the model does not have.
+        With both eyes, the place tells in which one a keypoint is moved (see `view_at`). Raises PredictorError as
+        `forecast` does, and for an index or a place the model does not have.
         """
         self._require_ready()
         pose = self._moved_pose(moved)
@@ -210,8 +232,8 @@ class Predictor:
     def render(self, forecast: Forecast, steps: Sequence[int], sample: int = 0) -> np.ndarray:
         """Draw predicted frames, uint8 [N, H, W, C] at model size, of steps of a forecast (1 is the first).
 
-        The reference frame is the newest absorbed one. Raises PredictorError for a forecast of another epoch,
-        steps or a sample it does not have.
+        They are of the forecast's own view, on the newest absorbed frame as reference. Raises PredictorError for a
+        forecast of another epoch, steps or a sample it does not have.
         """
         num_samples, num_steps = forecast.pose.shape[:2]
         if self._reference is None or forecast.epoch != self.epoch:
@@ -229,10 +251,10 @@ class Predictor:
             return np.zeros((0, m.input.height, m.input.width, m.input.channels), np.uint8)
         try:
             if self._features is None:
-                feeds = {"image": self._reference[None], "pose": self._pose[None]}
-                self._features = self._engine("encode.onnx").run(feeds)
+                self._features = self._engine("encode.onnx").run({"image": self._reference, "pose": self._pose})
+            features = {k: v[forecast.view : forecast.view + 1] for k, v in self._features.items()}
             pose = forecast.pose[sample, np.asarray(steps) - 1][None]
-            return self._engine("render.onnx").run({**self._features, "pose": pose})["frames"][0]
+            return self._engine("render.onnx").run({**features, "pose": pose})["frames"][0]
         except EngineError as error:
             raise PredictorError(str(error)) from error
 
@@ -282,17 +304,17 @@ class Predictor:
         self._stamp_ns = 0
         self._state = self._initial_state()
         self._state_before = self._state
-        self._pose: np.ndarray | None = None
-        self._confidence: np.ndarray | None = None
-        self._reference: np.ndarray | None = None
+        self._pose: np.ndarray | None = None  # [B, K, P]
+        self._confidence: np.ndarray | None = None  # [B, K]
+        self._reference: np.ndarray | None = None  # [B, H, W, C]
         self._features: dict[str, np.ndarray] | None = None
-        self._structure: np.ndarray | None = None
+        self._structures: list[np.ndarray | None] = [None] * self.num_views
 
     def _initial_state(self) -> State:
-        return {s.name: np.zeros((1, *s.shape), np.float32) for s in self.manifest.state}
+        return {s.name: np.zeros((self.num_views, *s.shape), np.float32) for s in self.manifest.state}
 
-    def _place(self, image: np.ndarray) -> tuple[Placement, str]:
-        """Return the image's placement, and "WxH to WxH" if its size is not that of the last image."""
+    def _place(self, image: np.ndarray) -> tuple[tuple[Placement, ...], str]:
+        """Return the image's placement in each view, and "WxH to WxH" if its size is not that of the last image."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise PredictorError(
                 f"image {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}: "
@@ -301,23 +323,25 @@ class Predictor:
         if image.ndim == 3 and image.shape[2] not in (1, 3):
             raise PredictorError(f"image has {image.shape[2]} channels: give grey [H,W] or RGB [H,W,3]")
         height, width = image.shape[:2]
-        old = self._placement
+        old = self._placements[0] if self._placements else None
         if old is not None and (old.source_width, old.source_height) == (width, height):
-            return old, ""
+            return self._placements, ""
         try:
-            region = seen_part(width, height, self._stereo_half, self._region)
-            placement = Placement.of(self.manifest.input, width, height, region)
+            parts = seen_parts(width, height, self._stereo_half, self._region)
+            placements = tuple(Placement.of(self.manifest.input, width, height, part) for part in parts)
         except GeometryError as error:
             raise PredictorError(str(error)) from error
-        return placement, "" if old is None else f"{old.source_width}x{old.source_height} to {width}x{height}"
+        return placements, "" if old is None else f"{old.source_width}x{old.source_height} to {width}x{height}"
 
-    def _is_cut(self, structure: np.ndarray | None, steps: int) -> bool:
-        if self._structure is None or structure is None or self.scene_cut_threshold >= 1.0:
+    def _is_cut(self, structures: Sequence[np.ndarray | None], steps: int) -> bool:
+        """Say whether every eye that can tell sees a new scene: something close before one lens is not one."""
+        if self.scene_cut_threshold >= 1.0:
             return False
-        return scene.is_cut(self._structure, structure, steps, self.scene_cut_threshold)
+        pairs = [(a, b) for a, b in zip(self._structures, structures, strict=True) if a is not None and b is not None]
+        return bool(pairs) and all(scene.is_cut(a, b, steps, self.scene_cut_threshold) for a, b in pairs)
 
-    def _absorb(self, model_image: np.ndarray, stamp_ns: int, tick: Tick) -> None:
-        detected = self._engine("detect.onnx").run({"image": model_image[None]})
+    def _absorb(self, model_images: np.ndarray, stamp_ns: int, tick: Tick) -> None:
+        detected = self._engine("detect.onnx").run({"image": model_images})
         pose = detected["pose"]
         if not np.isfinite(pose).all():
             raise EngineError(
@@ -330,22 +354,22 @@ class Predictor:
         if self.manifest.can_coast:
             for _ in range(tick.steps - 1):
                 state = self._coast(state)
-        self._state_before, self._state = state, self._update(state, pose[0])
-        self._pose, self._confidence = pose[0], detected["confidence"][0]
-        self._reference, self._features = model_image, None
+        self._state_before, self._state = state, self._update(state, pose)
+        self._pose, self._confidence = pose, detected["confidence"]
+        self._reference, self._features = model_images, None
         self._stamp_ns = stamp_ns
         self._frames += 1
 
     def _update(self, state: State, pose: np.ndarray) -> State:
-        """Take a pose [K, P] into the state by the posterior with zero noise."""
+        """Take a pose [B, K, P] into the state by the posterior with zero noise."""
         spec = self.manifest.update_noise
-        feeds = {**state, "pose": pose[None], spec.name: np.zeros((1, *spec.shape), np.float32)}
+        feeds = {**state, "pose": pose, spec.name: np.zeros((len(pose), *spec.shape), np.float32)}
         out = self._engine("update.onnx").run(feeds)
         return {s.name: out[f"{s.name}_out"] for s in self.manifest.state}
 
     def _coast(self, state: State) -> State:
         """Advance the state by one step of the prior without noise."""
-        noise = np.zeros((1, 1, 1, *self.manifest.forecast_noise.shape), np.float32)
+        noise = np.zeros((self.num_views, 1, 1, *self.manifest.forecast_noise.shape), np.float32)
         lead = {name: value[:, None] for name, value in state.items()}
         out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(forecast_feeds(self.manifest, lead, noise))
         return {s.name: out[f"{s.name}_out"][:, 0] for s in self.manifest.state}
@@ -358,33 +382,35 @@ class Predictor:
             )
 
     def _moved_pose(self, moved: Mapping[int, Sequence[float]]) -> np.ndarray:
-        m, placement, pose = self.manifest, self.place(), self._pose.copy()
-        part = placement.crop
+        """Return the newest pose [B, K, P] with some keypoints moved, each in the view that sees its new place."""
+        m, pose = self.manifest, self._pose.copy()
         for index, point in moved.items():
             if not 0 <= int(index) < m.num_keypoints:
                 raise PredictorError(f"keypoint {index}: the model has keypoints 0 to {m.num_keypoints - 1}")
             place = np.asarray(point, dtype=np.float64)
-            low, high = np.array([part.x, part.y]), np.array([part.x + part.width, part.y + part.height]) - 1
-            # Written so that a place that is not a number is refused as well.
-            if place.shape != (2,) or not ((low - 0.5 <= place) & (place <= high + 0.5)).all():
-                raise PredictorError(
-                    f"keypoint {index} moved to {place.tolist()}: the model sees x {low[0]} to {high[0]} and "
-                    f"y {low[1]} to {high[1]} of the image; choose a place inside"
-                )
-            place = placement.to_model_points(place)
+            if place.shape != (2,):
+                raise PredictorError(f"keypoint {index} moved to {place.tolist()}: give x and y in pixels")
+            try:
+                view = self.view_at(place)
+            except PredictorError as error:
+                raise PredictorError(f"keypoint {index} moved to {error}") from error
+            place = self.place(view).to_model_points(place)
             if m.has_grid:
                 place = points_to_cells(place, m.grid_width, m.grid_height)
-            pose[int(index), :2] = place
+            pose[view, int(index), :2] = place
         return pose
 
     def _noise(self, num_samples: int, num_steps: int, temperature: float, seed: int) -> np.ndarray:
-        """Noise of a forecast, float32 [1, S, T, ...]: zero for sample 0, an own stream for each other."""
+        """Noise of a forecast, float32 [B, S, T, ...]: zero for sample 0, an own stream for each other.
+
+        It is the same for every view: a sample is one future, whichever eye sees it.
+        """
         noise = np.zeros((1, num_samples, num_steps, *self.manifest.forecast_noise.shape), np.float32)
         for sample in range(1, num_samples):
             sequence = np.random.SeedSequence([seed, self.epoch, self._clock.steps_done, sample])
             generator = np.random.Generator(np.random.PCG64(sequence))
             noise[0, sample] = generator.standard_normal(noise.shape[2:], np.float32) * np.float32(temperature)
-        return noise
+        return noise if self.num_views == 1 else np.repeat(noise, self.num_views, axis=0)
 
     def _forecast_from(
         self, state: State, horizon_steps: int, num_samples: int, temperature: float | None, seed: int | None
@@ -406,17 +432,18 @@ class Predictor:
             raise PredictorError(
                 f"{self.bundle.path / 'forecast.onnx'} gave values that are not finite: reset, or train again"
             )
-        return self._assemble(pose, spread, confidence)
+        left, *others = (self._assemble(v, pose[v], spread[v], confidence[v]) for v in range(self.num_views))
+        return replace(left, others=tuple(others)) if others else left
 
     def _roll_out(self, state: State, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run `forecast` over noise [1, S, T, ...]; returns pose, spread and confidence, each [S, T, ...]."""
+        """Run `forecast` over noise [B, S, T, ...]; returns pose, spread and confidence, each [B, S, T, ...]."""
         num_samples = noise.shape[1]
         state = {k: np.repeat(v[:, None], num_samples, axis=1) for k, v in state.items()}
-        pose, spread, confidence = roll_out(self._engine("forecast.onnx"), self.manifest, state, noise)
-        return pose[0], spread[0], confidence[0]
+        return roll_out(self._engine("forecast.onnx"), self.manifest, state, noise)
 
-    def _assemble(self, pose: np.ndarray, spread: np.ndarray, confidence: np.ndarray) -> Forecast:
-        placement, clock, probe = self.place(), self._clock, self.manifest.probe
+    def _assemble(self, view: int, pose: np.ndarray, spread: np.ndarray, confidence: np.ndarray) -> Forecast:
+        """Make one view's forecast of its pose, spread and confidence, each [S, T, ...]."""
+        placement, clock, probe = self.place(view), self._clock, self.manifest.probe
         num_samples, num_steps = pose.shape[:2]
         weights = sample_weights(num_samples)
         xy = pose[..., :2].astype(np.float64)
@@ -449,25 +476,31 @@ class Predictor:
             named_mean=named_mean.astype(np.float32),
             named_covariance=named_cov.astype(np.float32),
             model_id=self.model_id,
+            view=view,
         )
 
     def _observation(self, stamp_ns: int, tick: Tick) -> Observation:
-        m, placement = self.manifest, self.place()
+        left, *others = (self._observation_of(view, stamp_ns, tick) for view in range(self.num_views))
+        return replace(left, others=tuple(others)) if others else left
+
+    def _observation_of(self, view: int, stamp_ns: int, tick: Tick) -> Observation:
+        m, placement = self.manifest, self.place(view)
         absorbed = tick.action != "skip"
         started = tick.action == "start"
         keypoints = {}
         if absorbed:
-            named = np.zeros((0, 2)) if m.probe is None else placement.to_source_points(m.probe.points(self._pose))
+            pose = self._pose[view]
+            named = np.zeros((0, 2)) if m.probe is None else placement.to_source_points(m.probe.points(pose))
             cells = np.zeros((0, 2), np.uint16)
             if m.has_grid:
-                cells = points_to_cells(self._pose[:, :2], m.grid_width, m.grid_height)
+                cells = points_to_cells(pose[:, :2], m.grid_width, m.grid_height)
             keypoints = {
-                "pose": self._pose,
-                "points": placement.to_source_points(self._pose[:, :2].astype(np.float64)).astype(np.float32),
+                "pose": pose,
+                "points": placement.to_source_points(pose[:, :2].astype(np.float64)).astype(np.float32),
                 "cells": cells,
-                "confidence": self._confidence,
+                "confidence": self._confidence[view],
                 "named_points": named.astype(np.float32),
-                "model_image": self._reference,
+                "model_image": self._reference[view],
             }
         return Observation(
             stamp_ns=stamp_ns,
@@ -482,6 +515,7 @@ class Predictor:
             point_names=() if m.probe is None else m.probe.point_names,
             image_width=placement.source_width,
             image_height=placement.source_height,
+            view=view,
             **keypoints,
         )
 

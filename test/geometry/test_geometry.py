@@ -13,6 +13,7 @@ from gridkp_ros.geometry import (
     Region,
     points_to_cells,
     seen_part,
+    seen_parts,
     stereo_half,
 )
 
@@ -133,6 +134,16 @@ def test_a_region_lies_in_the_eye_where_one_is_chosen() -> None:
     assert seen_part(1280, 480, "right", region) == Region(650, 20, 600, 400)
     with pytest.raises(GeometryError, match="outside the image of 500x480"):
         seen_part(1000, 480, "left", region)
+
+
+def test_both_eyes_are_two_parts() -> None:
+    region = Region(10, 20, 600, 400)
+    assert seen_parts(1280, 480, "both", None) == (Region(0, 0, 640, 480), Region(640, 0, 640, 480))
+    assert seen_parts(1280, 480, "both", region) == (region, Region(650, 20, 600, 400))
+    assert seen_parts(1280, 480, "right", region) == (Region(650, 20, 600, 400),)
+    assert seen_parts(1281, 480, "", None) == (None,)
+    with pytest.raises(GeometryError, match="1281 pixels wide does not hold two eyes of one width"):
+        seen_parts(1281, 480, "both", None)
 
 
 def test_colour_follows_the_model() -> None:

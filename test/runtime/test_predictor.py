@@ -373,6 +373,82 @@ def test_frames_that_cannot_be_drawn_are_refused(predictor: Predictor) -> None:
         predictor.render(forecast, [1])
 
 
+# -- both eyes
+
+
+def side_by_side(step: int, left: np.ndarray | None = None, speed: float = 1) -> np.ndarray:
+    """Return a frame whose right eye sees the squares three pixels farther left (a disparity), moving alike."""
+    eyes = (squares(step + 3, speed=speed) if left is None else left, squares(step, speed=speed))
+    return np.concatenate(eyes, axis=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_steps_per_call": 4}, {"coast_graph": True}, {"conditions": True}])
+def test_both_eyes_in_one_predictor_are_two_predictors_of_one_eye(tmp_path: Path, options: dict) -> None:
+    """Detection, coasting, samples, what-if and predicted frames: batch 2 gives what twice batch 1 gives."""
+    path = write_tiny_bundle(tmp_path / "b", **options)
+    both, left, right = (Predictor(path, stereo_half=half) for half in ("both", "left", "right"))
+    frames = [(i, side_by_side(i)) for i in (0, 1, 2, 3, 4, 7, 8)]  # a gap to coast through
+    for i, image in frames:
+        seen = both.observe(image, step_time(i))
+        for view, (mine, single) in enumerate(zip(seen.views, (left, right), strict=True)):
+            alone = single.observe(image, step_time(i))
+            assert (mine.view, mine.epoch, mine.coasted_steps, mine.ready) == (
+                view, alone.epoch, alone.coasted_steps, alone.ready
+            )
+            for name in ("pose", "points", "cells", "confidence", "named_points", "model_image"):
+                np.testing.assert_array_equal(getattr(mine, name), getattr(alone, name), err_msg=name)
+    assert (seen.views[1].points[:, 0] >= 64).all()  # pixels of the image as received, both eyes in it
+    pairs = [
+        (both.forecast(9, 10), [left.forecast(9, 10), right.forecast(9, 10)]),
+        (both.what_if({0: (20, 20)}, 5, 3), [left.what_if({0: (20, 20)}, 5, 3), right.forecast(5, 3)]),
+        (both.what_if({0: (84, 20)}, 5, 3), [left.forecast(5, 3), right.what_if({0: (84, 20)}, 5, 3)]),
+    ]
+    for forecast, expected in pairs:
+        assert forecast.views[0] is forecast
+        for view, (mine, alone) in enumerate(zip(forecast.views, expected, strict=True)):
+            assert (mine.view, mine.stamp_ns) == (view, alone.stamp_ns)
+            for name in ("points", "mean", "covariance", "confidence", "named_mean", "named_covariance"):
+                np.testing.assert_allclose(getattr(mine, name), getattr(alone, name), rtol=1e-5, err_msg=name)
+    for mine, alone, single in zip(pairs[0][0].views, pairs[0][1], (left, right), strict=True):
+        np.testing.assert_array_equal(both.render(mine, [1, 9], sample=2), single.render(alone, [1, 9], sample=2))
+
+
+def test_one_eye_has_one_view(predictor: Predictor) -> None:
+    forecast = predictor.forecast(2)
+    assert forecast.views == (forecast,)
+    assert (forecast.view, forecast.others, predictor.num_views) == (0, (), 1)
+
+
+def test_a_region_is_one_of_each_eye_and_says_what_is_seen(tiny_bundle_path: Path) -> None:
+    both = Predictor(tiny_bundle_path, stereo_half="both", region=Region(4, 0, 32, 64), warmup_frames=1)
+    seen = both.observe(side_by_side(0), START_NS)
+    assert [both.place(view).crop for view in (0, 1)] == [Region(4, 0, 32, 64), Region(68, 0, 32, 64)]
+    assert (seen.points[:, 0] < 36).all()
+    assert both.view_at((70, 3)) == 1
+    with pytest.raises(
+        PredictorError, match=r"\[50.0, 3.0\]: the model sees x 4 to 35 and y 0 to 63 or x 68 to 99 and y 0 to 63"
+    ):
+        both.what_if({0: (50, 3)}, 2)
+
+
+@pytest.mark.parametrize(
+    ("width", "message"), [(129, "129 pixels wide does not hold two eyes"), (1, "1 pixels wide does not hold two eyes")]
+)
+def test_two_eyes_of_unlike_width_are_refused(tiny_bundle_path: Path, width: int, message: str) -> None:
+    with pytest.raises(PredictorError, match=message):
+        Predictor(tiny_bundle_path, stereo_half="both").observe(np.zeros((64, width), np.uint8), 0)
+
+
+def test_a_scene_is_cut_when_no_eye_knows_it_again(tiny_bundle_path: Path) -> None:
+    predictor = Predictor(tiny_bundle_path, stereo_half="both")
+    pairs = [(0, 0), (0, 0), (1, 0), (1, 0), (2, 1)]  # textures of the two eyes
+    epochs = [
+        predictor.observe(np.concatenate([textured(a), textured(b)], axis=1), step_time(i)).epoch
+        for i, (a, b) in enumerate(pairs)
+    ]
+    assert epochs == [1, 1, 1, 1, 2]
+
+
 # -- opening
 
 
