@@ -1,8 +1,9 @@
 """The lifecycle node that turns a camera's images into keypoints, forecasts and predicted frames.
 
 Two threads: the executor's receives images and answers requests, the worker's owns the Predictor. Between them lies a
-mailbox of one, so a camera faster than the model never builds up delay. Of the package's rooms only `runtime` (and
-`geometry`) is used here.
+mailbox of one, so a camera faster than the model never builds up delay. This module holds parameters, life cycle and
+the worker; `receiving`, `publishing`, `requests` and `health` hold what their names say. Of the package's rooms only
+`runtime` (and `geometry`) is used here.
 """
 
 from __future__ import annotations
@@ -12,61 +13,37 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
-import cv2
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
     ParameterDescriptor,
     SetParametersResult,
 )
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.task import Future
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from std_srvs.srv import Trigger
 
 from gridkp_ros.image_messages import ImageError, message_to_array
-from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
-from gridkp_ros.node.conversions import (
-    forecast_message,
-    frames_message,
-    image_message,
-    keypoints_message,
-    model_info_message,
-    stamp_ns,
-    time_message,
-)
+from gridkp_ros.node.conversions import stamp_ns, time_message
+from gridkp_ros.node.health import Health
 from gridkp_ros.node.images import choose_converter
-from gridkp_ros.node.mailbox import Mailbox
+from gridkp_ros.node.mailbox import Job, Mailbox
+from gridkp_ros.node.publishing import Publishing
+from gridkp_ros.node.receiving import Received, Receiver
+from gridkp_ros.node.requests import Requests
 from gridkp_ros.node.resources import ResourceError, find_model
 from gridkp_ros.node.ros_logging import forward_logging
 from gridkp_ros.node.running import run_node
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
 from gridkp_ros.node.statistics import Statistics
-from gridkp_ros.runtime import BundleError, Forecast, Observation, Predictor, PredictorError
-from gridkp_ros.runtime.drawing import draw_overlay
-from gridkp_ros.srv import GetForecast
+from gridkp_ros.runtime import BundleError, Predictor, PredictorError
 
 _GPU_SAMPLES = 10
 _THROTTLE_S = 5.0
 _PICTURES_PUT_OFF = 4  # in a row: then somebody who looks sees something again
-
-
-@dataclass(frozen=True)
-class _Received:
-    """An image message, and when it arrived on the node's clock."""
-
-    message: Any
-    arrival_ns: int
 
 
 class PredictorNode(LifecycleNode):
@@ -79,19 +56,54 @@ class PredictorNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._predictor: Predictor | None = None
         self._convert = None
-        self._mailbox: Mailbox[_Received] = Mailbox()
+        self._mailbox: Mailbox[Received] = Mailbox()
         self._pictures_put_off = 0
         self._pose_s = 0.0  # what one step of one sample took in the newest forecast
         self._worker: threading.Thread | None = None
         self._statistics = Statistics()
-        self._subscription = None
-        self._reliability = ReliabilityPolicy.BEST_EFFORT
+        self._receiver = Receiver(self, lambda: self._settings)
+        self._publishing: Publishing | None = None
         self._made = ExitStack()  # what on_configure made, to be destroyed again
-        # Requests wait for the worker, one after the other; in the default group images would wait with them.
-        self._request_group = MutuallyExclusiveCallbackGroup()
         self._active = False
         self._image_size: tuple[int, int] | None = None  # width, height of the newest image
         self._frame_id = ""
+
+    # -- what the node's other parts read
+
+    @property
+    def settings(self) -> Settings:
+        """The parameters' values in use."""
+        return self._settings
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """The Predictor, which belongs to the worker; None before the node is configured."""
+        return self._predictor
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counters since activation."""
+        return self._statistics
+
+    @property
+    def receiver(self) -> Receiver:
+        """The way in."""
+        return self._receiver
+
+    @property
+    def active(self) -> bool:
+        """Whether images are predicted from."""
+        return self._active
+
+    @property
+    def frame_id(self) -> str:
+        """Of the newest image observed."""
+        return self._frame_id
+
+    @property
+    def pose_s(self) -> float:
+        """Seconds that one step of one sample took in the newest forecast; 0 before the first."""
+        return self._pose_s
 
     # -- parameters
 
@@ -124,8 +136,8 @@ class PredictorNode(LifecycleNode):
         except (SettingsError, ResourceError, BundleError, PredictorError) as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._settings = settings
-        if SUBSCRIPTION in restarts and self._active:
-            self._subscribe()
+        if SUBSCRIPTION in restarts:
+            self._receiver.subscribe_again()
         return SetParametersResult(successful=True)
 
     # -- life cycle
@@ -139,22 +151,10 @@ class PredictorNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._convert, sentence = choose_converter()
         self.get_logger().info(sentence)
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._keypoints_pub = self._make_publisher(GridKeypoints, "~/keypoints", 10)
-        self._forecast_pub = self._make_publisher(KeypointForecast, "~/forecast", 10)
-        self._frames_pub = self._make_publisher(PredictedFrames, "~/frames", 2)
-        self._overlay_pub = self._make_publisher(Image, "~/overlay", 2)
-        self._model_info_pub = self._make_publisher(ModelInfo, "~/model_info", latched)
-        self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._made.callback(self.destroy_publisher, self._diagnostics_pub)
-        for kind, name, callback in (
-            (GetForecast, "~/get_forecast", self._on_get_forecast), (Trigger, "~/reset", self._on_reset)
-        ):
-            service = self.create_service(kind, name, callback, callback_group=self._request_group)
-            self._made.callback(self.destroy_service, service)
-        # A steady clock: diagnostics go on when simulated time stands still.
-        timer = self.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._made.callback(self.destroy_timer, timer)
+        self._publishing = Publishing(self)
+        self._made.callback(self._publishing.close)
+        self._made.callback(Requests(self).close)
+        self._made.callback(Health(self).close)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -163,10 +163,10 @@ class PredictorNode(LifecycleNode):
         self._statistics = Statistics(active_since_s=time.monotonic())
         self._mailbox = Mailbox()
         self._active = True
-        self._publish_model_info()
+        self._publishing.model_info(self._predictor)
         self._worker = threading.Thread(target=self._work, args=(self._mailbox,), name="predictor", daemon=True)
         self._worker.start()
-        self._subscribe()
+        self._receiver.open(self._mailbox, self._statistics)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -194,9 +194,7 @@ class PredictorNode(LifecycleNode):
     def stop(self) -> None:
         """Unsubscribe, and end the worker's thread."""
         self._active = False
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        self._receiver.close()
         self._mailbox.close()
         if self._worker is not None:
             self._worker.join()
@@ -206,12 +204,7 @@ class PredictorNode(LifecycleNode):
     def _release(self) -> None:
         self.stop()
         self._made.close()
-        self._predictor = None
-
-    def _make_publisher(self, kind: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher:
-        publisher = self.create_lifecycle_publisher(kind, topic, qos)
-        self._made.callback(self.destroy_lifecycle_publisher, publisher)
-        return publisher
+        self._predictor = self._publishing = None
 
     def _make_predictor(self, settings: Settings) -> Predictor:
         path = find_model(settings.model)
@@ -245,90 +238,18 @@ class PredictorNode(LifecycleNode):
             predictor.reset("parameters changed")
             self._predictor = predictor
             if self._active:
-                self._publish_model_info()
+                self._publishing.model_info(predictor)
 
-        if not (self._active and self._mailbox.submit(swap)):
+        if not self.submit(swap):
             swap()
-
-    # -- receiving (the executor's thread)
-
-    def _image_topic(self) -> str:
-        topic = self.resolve_topic_name("image")
-        return f"{topic}/compressed" if self._settings.transport == "compressed" else topic
-
-    def _subscribe(self) -> None:
-        """Subscribe to the image topic, in place of the subscription there is."""
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-        self._reliability = self._wanted_reliability()
-        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._reliability)
-        kind = CompressedImage if self._settings.transport == "compressed" else Image
-        # The topic is resolved already; resolving it again is without effect, unless it is remapped a second time.
-        self._subscription = self.create_subscription(kind, self._image_topic(), self._on_image, qos)
-        self.get_logger().info(f"subscribed to {self._subscription.topic_name} ({self._reliability.name.lower()})")
-
-    def _wanted_reliability(self) -> ReliabilityPolicy:
-        """Reliable where every publisher is, because nothing is lost then; best effort hears all others too.
-
-        Without a publisher it stays as it is.
-        """
-        if self._settings.reliability != "auto":
-            return ReliabilityPolicy[self._settings.reliability.upper()]
-        publishers = self.get_publishers_info_by_topic(self._image_topic())
-        if not publishers:
-            return self._reliability
-        if all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers):
-            return ReliabilityPolicy.RELIABLE
-        return ReliabilityPolicy.BEST_EFFORT
-
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        now_s = time.monotonic()
-        statistics = self._statistics
-        statistics.received += 1
-        statistics.last_image_s = now_s
-        statistics.arrivals_s.append(now_s)
-        if self._mailbox.put(_Received(message, self.get_clock().now().nanoseconds)):
-            statistics.dropped += 1
-
-    async def _on_get_forecast(
-        self, request: GetForecast.Request, response: GetForecast.Response
-    ) -> GetForecast.Response:
-        answer = await self._in_worker(lambda: self._answer(request))
-        response.success, response.message, forecast = answer
-        if forecast is not None:
-            response.forecast = forecast
-        return response
-
-    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        def reset() -> tuple[bool, str, None]:
-            self._predictor.reset("requested")
-            return True, "the next image starts afresh", None
-
-        response.success, response.message, _ = await self._in_worker(reset)
-        return response
-
-    def _in_worker(self, work: Any) -> Future:
-        """Run work() -> (success, message, result) between two frames; an exception becomes its message."""
-        future = Future()
-
-        def job() -> None:
-            try:
-                result = work()
-            except Exception as error:  # whatever it was, the caller is waiting for an answer
-                result = False, str(error) or type(error).__name__, None
-                if not isinstance(error, (PredictorError, SettingsError)):
-                    self._report_failure(error)
-            future.set_result(result)
-            if self.executor is not None:
-                self.executor.wake()
-
-        if not (self._active and self._mailbox.submit(job)):
-            future.set_result((False, "the node is not active: activate it first", None))
-        return future
 
     # -- predicting (the worker's thread)
 
-    def _work(self, mailbox: Mailbox[_Received]) -> None:
+    def submit(self, job: Job) -> bool:
+        """Let the worker do a job between two frames; False, and nothing done, where the node is not active."""
+        return self._active and self._mailbox.submit(job)
+
+    def _work(self, mailbox: Mailbox[Received]) -> None:
         while (item := mailbox.take()) is not None:
             job, received = item
             try:
@@ -345,9 +266,9 @@ class PredictorNode(LifecycleNode):
             except Exception as error:  # the node goes on with the next image, and says what happened
                 if not self.context.ok():
                     return  # interrupted: the publishers went away in the middle of an image
-                self._report_failure(error)
+                self.report_failure(error)
 
-    def _predict(self, received: _Received) -> None:
+    def _predict(self, received: Received) -> None:
         """Take one image through: keypoints, forecast, and the pictures somebody subscribed to."""
         start_s = time.monotonic()
         message, predictor, statistics, settings = (
@@ -363,20 +284,19 @@ class PredictorNode(LifecycleNode):
         self._frame_id = header.frame_id
         if observation.action != "absorbed":
             return
-        self._keypoints_pub.publish(keypoints_message(observation, header, predictor.model_id))
+        self._publishing.keypoints(observation, header, predictor.model_id)
         forecast = None
         if observation.ready:
-            samples, begun_s = self._num_samples(settings), time.monotonic()
+            samples, begun_s = self.num_samples(settings), time.monotonic()
             forecast = predictor.forecast(settings.horizon_steps, samples, settings.temperature, settings.seed)
             self._pose_s = (time.monotonic() - begun_s) / (settings.horizon_steps * samples)
             now_ns = self.get_clock().now().nanoseconds
-            self._forecast_pub.publish(
-                forecast_message(forecast, header, frames_dropped=statistics.dropped, now_ns=now_ns)
-            )
+            self._publishing.forecast(forecast, header, frames_dropped=statistics.dropped, now_ns=now_ns)
             statistics.forecasts += 1
             statistics.latency_s.append((now_ns - forecast.stamp_ns) * 1e-9)
         if self._pictures_may_be_drawn():
-            self._publish_pictures(image, getattr(message, "encoding", "rgb8"), header, observation, forecast)
+            encoding = getattr(message, "encoding", "rgb8")
+            self._publishing.pictures(predictor, settings, image, encoding, header, observation, forecast)
         if forecast is not None:
             statistics.busy_s.append(time.monotonic() - start_s)
 
@@ -391,7 +311,7 @@ class PredictorNode(LifecycleNode):
         self._pictures_put_off = 0
         return True
 
-    def _header(self, received: _Received) -> Header:
+    def _header(self, received: Received) -> Header:
         """Return the image's own header; an unset stamp is replaced by the time of arrival."""
         header = received.message.header
         if stamp_ns(header.stamp) != 0:
@@ -401,113 +321,23 @@ class PredictorNode(LifecycleNode):
         )
         return Header(stamp=time_message(received.arrival_ns), frame_id=header.frame_id)
 
-    def _num_samples(self, settings: Settings) -> int:
+    def num_samples(self, settings: Settings) -> int:
+        """Samples of a forecast with these settings."""
         if settings.num_samples:
             return settings.num_samples
         return 1 if self._predictor.provider == "CPUExecutionProvider" else _GPU_SAMPLES
 
-    def _publish_pictures(
-        self, image: np.ndarray, encoding: str, header: Header, observation: Observation, forecast: Forecast | None
-    ) -> None:
-        settings, predictor = self._settings, self._predictor
-        if settings.publish_overlay and self._overlay_pub.get_subscription_count() > 0:
-            drawn = draw_overlay(
-                image,
-                points=observation.points,
-                confidence=observation.confidence,
-                named_points=observation.named_points,
-                point_names=observation.point_names,
-                forecast_mean=None if forecast is None else forecast.mean,
-                covariance=None if forecast is None else forecast.covariance,
-                named_mean=None if forecast is None else forecast.named_mean,
-                named_covariance=None if forecast is None else forecast.named_covariance,
-            )
-            self._overlay_pub.publish(image_message(drawn, header))
-        if forecast is None or not settings.publish_frames or self._frames_pub.get_subscription_count() == 0:
-            return
-        steps = [s for s in settings.frame_steps if s <= forecast.points.shape[1]]
-        frames = predictor.render(forecast, steps)
-        if settings.frames_at_source_size:
-            background = _with_channels(image, frames.shape[-1])
-            frames = [predictor.place().put_back(frame, background) for frame in frames]
-        else:
-            encoding = "rgb8" if frames.shape[-1] == 3 else "mono8"
-        times_ns = [int(forecast.time_from_start_ns[s - 1]) for s in steps]
-        self._frames_pub.publish(frames_message(frames, header, times_ns, sample=0, encoding=encoding))
-
-    def _answer(self, request: GetForecast.Request) -> tuple[bool, str, KeypointForecast | None]:
-        """Answer a GetForecast request. Raises PredictorError or SettingsError for what cannot be."""
-        # The parameters' ranges hold here too: a request holds the stream up for as long as it takes.
-        asked = {"horizon_steps": request.horizon_steps, "num_samples": request.num_samples}
-        settings, _ = self._settings.changed({name: value for name, value in asked.items() if value})
-        predictor = self._predictor
-        indices = list(request.moved_keypoints)
-        points = np.array(request.moved_points, dtype=np.float64)
-        if points.size != 2 * len(indices):
-            sentence = f"moved_points holds {points.size} numbers for {len(indices)} moved_keypoints: give x, y each"
-            return False, sentence, None
-        if len(set(indices)) != len(indices):
-            return False, f"moved_keypoints {indices} names a keypoint twice", None
-        horizon, samples = settings.horizon_steps, self._num_samples(settings)
-        takes_s, may_s = self._pose_s * horizon * samples, settings.max_coast_steps * predictor.manifest.period_s
-        if takes_s > may_s:
-            return False, (
-                f"{samples} samples of {horizon} steps would take about {takes_s:.1f} s here, and without images for "
-                f"more than {may_s:.1f} s (max_coast_steps) the stream starts afresh: ask for fewer"
-            ), None
-        temperature = request.temperature or settings.temperature
-        if indices:
-            moved = dict(zip(indices, points.reshape(-1, 2).tolist(), strict=True))
-            forecast = predictor.what_if(moved, horizon, samples, temperature, request.seed)
-        else:
-            forecast = predictor.forecast(horizon, samples, temperature, request.seed)
-        header = Header(stamp=time_message(forecast.stamp_ns), frame_id=self._frame_id)
-        now_ns = self.get_clock().now().nanoseconds
-        message = forecast_message(forecast, header, frames_dropped=self._statistics.dropped, now_ns=now_ns)
-        return True, "", message
-
-    # -- saying how it goes
-
-    def _publish_model_info(self) -> None:
-        self._model_info_pub.publish(model_info_message(self._predictor.manifest, self._predictor.provider))
+    # -- saying what went wrong
 
     def _complain(self, sentence: str) -> None:
         self._statistics.fail(sentence, time.monotonic())
         self.get_logger().error(sentence, throttle_duration_sec=_THROTTLE_S)
 
-    def _report_failure(self, error: Exception) -> None:
+    def report_failure(self, error: Exception) -> None:
+        """Count and log an exception that nothing in this package raises on purpose."""
         self._statistics.failures += 1
         self._complain(f"unexpected {type(error).__name__}: {error}")
         self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=60.0)
-
-    def _on_timer(self) -> None:
-        """Publish diagnostics, and follow the publishers' reliability."""
-        if self._active and self._reliability != self._wanted_reliability():
-            self._subscribe()
-        now_s, statistics, predictor = time.monotonic(), self._statistics, self._predictor
-        status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: forecast", hardware_id=predictor.model_id)
-        if self._active:
-            level, status.message = statistics.verdict(
-                now_s,
-                period_s=predictor.manifest.period_s,
-                stale_after_s=self._settings.stale_after_s,
-                topic=self._image_topic(),
-            )
-        else:
-            level, status.message = 0, "inactive"
-        status.level = bytes([level])
-        values = {"provider": predictor.provider, "model": predictor.model_id, **statistics.values(now_s)}
-        status.values = [KeyValue(key=k, value=v) for k, v in values.items()]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics_pub.publish(message)
-
-
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Return an image with the channels of the model's frames: grey [H,W,1] or RGB [H,W,3]."""
-    if channels == 3:
-        return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return (image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[:, :, None]
 
 
 def _autostart(node: PredictorNode) -> bool:

@@ -338,8 +338,8 @@ def test_pictures_are_made_only_for_subscribers(make_rig: MakeRig, monkeypatch: 
     overlays: list[Image] = []
     rig.listen(PredictedFrames, "frames", frames.append, 10)
     rig.listen(Image, "overlay", overlays.append, 10)
-    wait_for(lambda: rig.node._frames_pub.get_subscription_count() > 0, "the frames' subscription")
-    wait_for(lambda: rig.node._overlay_pub.get_subscription_count() > 0, "the overlay's subscription")
+    wait_for(lambda: rig.node._publishing._frames.get_subscription_count() > 0, "the frames' subscription")
+    wait_for(lambda: rig.node._publishing._overlay.get_subscription_count() > 0, "the overlay's subscription")
     for count in (1, 2):  # one by one: pictures give way to a frame that waits
         end_ns = rig.stream(1, 15.0, start_ns=end_ns, encoding="bgr8")
         wait_for(lambda count=count: len(frames) == count == len(overlays), "pictures")
@@ -360,7 +360,7 @@ def test_pictures_give_way_to_a_frame_that_is_due_but_not_for_ever(
     rig = make_rig()
     frames: list[PredictedFrames] = []
     rig.listen(PredictedFrames, "frames", frames.append, 10)
-    wait_for(lambda: rig.node._frames_pub.get_subscription_count() > 0, "the frames' subscription")
+    wait_for(lambda: rig.node._publishing._frames.get_subscription_count() > 0, "the frames' subscription")
     end_ns = rig.stream(2, 15.0)
     forecast, sent = rig.node._predictor.forecast, []
 
@@ -452,7 +452,7 @@ def test_a_configuration_that_fails_half_way_leaves_nothing_behind(
     rig = make_rig(activate=False)
     before = len(list(rig.node.publishers)), len(list(rig.node.services))
     with monkeypatch.context() as patch:
-        patch.setattr(rig.node, "create_timer", lambda *_, **__: 1 / 0)
+        patch.setattr("gridkp_ros.node.predictor_node.Health", lambda *_: 1 / 0)
         assert rig.node.trigger_configure().name == "ERROR"
     assert (len(list(rig.node.publishers)), len(list(rig.node.services))) == before
     for _ in range(2):

@@ -1,0 +1,103 @@
+"""The way out: observations, forecasts and pictures as topics."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
+from gridkp_ros.node.conversions import (
+    forecast_message,
+    frames_message,
+    image_message,
+    keypoints_message,
+    model_info_message,
+)
+from gridkp_ros.node.settings import Settings
+from gridkp_ros.runtime import Forecast, Observation, Predictor
+from gridkp_ros.runtime.drawing import draw_overlay
+
+
+class Publishing:
+    """The topics ~/keypoints ~/forecast ~/frames ~/overlay ~/model_info. Close it to take them away again."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._made = ExitStack()
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._keypoints = self._make(GridKeypoints, "~/keypoints", 10)
+        self._forecast = self._make(KeypointForecast, "~/forecast", 10)
+        self._frames = self._make(PredictedFrames, "~/frames", 2)
+        self._overlay = self._make(Image, "~/overlay", 2)
+        self._model_info = self._make(ModelInfo, "~/model_info", latched)
+
+    def _make(self, kind: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher[Any]:
+        publisher = self._node.create_lifecycle_publisher(kind, topic, qos)
+        self._made.callback(self._node.destroy_lifecycle_publisher, publisher)
+        return publisher
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        self._made.close()
+
+    def model_info(self, predictor: Predictor) -> None:
+        """Say which model is in use."""
+        self._model_info.publish(model_info_message(predictor.manifest, predictor.provider))
+
+    def keypoints(self, observation: Observation, header: Header, model_id: str) -> None:
+        """Publish an absorbed frame's observation."""
+        self._keypoints.publish(keypoints_message(observation, header, model_id))
+
+    def forecast(self, forecast: Forecast, header: Header, *, frames_dropped: int, now_ns: int) -> None:
+        """Publish a forecast; now_ns is the time of publication."""
+        self._forecast.publish(forecast_message(forecast, header, frames_dropped=frames_dropped, now_ns=now_ns))
+
+    def pictures(
+        self,
+        predictor: Predictor,
+        settings: Settings,
+        image: np.ndarray,
+        encoding: str,
+        header: Header,
+        observation: Observation,
+        forecast: Forecast | None,
+    ) -> None:
+        """Draw and publish what somebody subscribed to: the overlay, and predicted frames of a forecast."""
+        if settings.publish_overlay and self._overlay.get_subscription_count() > 0:
+            drawn = draw_overlay(
+                image,
+                points=observation.points,
+                confidence=observation.confidence,
+                named_points=observation.named_points,
+                point_names=observation.point_names,
+                forecast_mean=None if forecast is None else forecast.mean,
+                covariance=None if forecast is None else forecast.covariance,
+                named_mean=None if forecast is None else forecast.named_mean,
+                named_covariance=None if forecast is None else forecast.named_covariance,
+            )
+            self._overlay.publish(image_message(drawn, header))
+        if forecast is None or not settings.publish_frames or self._frames.get_subscription_count() == 0:
+            return
+        steps = [s for s in settings.frame_steps if s <= forecast.points.shape[1]]
+        frames = predictor.render(forecast, steps)
+        if settings.frames_at_source_size:
+            background = _with_channels(image, frames.shape[-1])
+            frames = [predictor.place().put_back(frame, background) for frame in frames]
+        else:
+            encoding = "rgb8" if frames.shape[-1] == 3 else "mono8"
+        times_ns = [int(forecast.time_from_start_ns[s - 1]) for s in steps]
+        self._frames.publish(frames_message(frames, header, times_ns, sample=0, encoding=encoding))
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Return an image with the channels of the model's frames: grey [H,W,1] or RGB [H,W,3]."""
+    if channels == 3:
+        return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return (image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[:, :, None]

@@ -1,0 +1,106 @@
+"""The services of predictor_node: forecasts on demand, and a fresh start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.task import Future
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from gridkp_ros.msg import KeypointForecast
+from gridkp_ros.node.conversions import forecast_message, time_message
+from gridkp_ros.node.settings import SettingsError
+from gridkp_ros.runtime import PredictorError
+from gridkp_ros.srv import GetForecast
+
+if TYPE_CHECKING:
+    from gridkp_ros.node.predictor_node import PredictorNode
+
+
+class Requests:
+    """~/get_forecast and ~/reset. What they ask for is done between two frames, by the worker."""
+
+    def __init__(self, node: PredictorNode) -> None:
+        self._node = node
+        # Requests wait for the worker, one after the other; in the default group images would wait with them.
+        group = MutuallyExclusiveCallbackGroup()
+        self._services = [
+            node.create_service(GetForecast, "~/get_forecast", self._on_get_forecast, callback_group=group),
+            node.create_service(Trigger, "~/reset", self._on_reset, callback_group=group),
+        ]
+
+    def close(self) -> None:
+        """Take the services away."""
+        for service in self._services:
+            self._node.destroy_service(service)
+
+    async def _on_get_forecast(
+        self, request: GetForecast.Request, response: GetForecast.Response
+    ) -> GetForecast.Response:
+        answer = await self._in_worker(lambda: self._answer(request))
+        response.success, response.message, forecast = answer
+        if forecast is not None:
+            response.forecast = forecast
+        return response
+
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        def reset() -> tuple[bool, str, None]:
+            self._node.predictor.reset("requested")
+            return True, "the next image starts afresh", None
+
+        response.success, response.message, _ = await self._in_worker(reset)
+        return response
+
+    def _in_worker(self, work: Any) -> Future:
+        """Run work() -> (success, message, result) between two frames; an exception becomes its message."""
+        future, node = Future(), self._node
+
+        def job() -> None:
+            try:
+                result = work()
+            except Exception as error:  # whatever it was, the caller is waiting for an answer
+                result = False, str(error) or type(error).__name__, None
+                if not isinstance(error, (PredictorError, SettingsError)):
+                    node.report_failure(error)
+            future.set_result(result)
+            if node.executor is not None:
+                node.executor.wake()
+
+        if not node.submit(job):
+            future.set_result((False, "the node is not active: activate it first", None))
+        return future
+
+    def _answer(self, request: GetForecast.Request) -> tuple[bool, str, KeypointForecast | None]:
+        """Answer a GetForecast request. Raises PredictorError or SettingsError for what cannot be."""
+        node = self._node
+        # The parameters' ranges hold here too: a request holds the stream up for as long as it takes.
+        asked = {"horizon_steps": request.horizon_steps, "num_samples": request.num_samples}
+        settings, _ = node.settings.changed({name: value for name, value in asked.items() if value})
+        predictor = node.predictor
+        indices = list(request.moved_keypoints)
+        points = np.array(request.moved_points, dtype=np.float64)
+        if points.size != 2 * len(indices):
+            sentence = f"moved_points holds {points.size} numbers for {len(indices)} moved_keypoints: give x, y each"
+            return False, sentence, None
+        if len(set(indices)) != len(indices):
+            return False, f"moved_keypoints {indices} names a keypoint twice", None
+        horizon, samples = settings.horizon_steps, node.num_samples(settings)
+        takes_s, may_s = node.pose_s * horizon * samples, settings.max_coast_steps * predictor.manifest.period_s
+        if takes_s > may_s:
+            return False, (
+                f"{samples} samples of {horizon} steps would take about {takes_s:.1f} s here, and without images for "
+                f"more than {may_s:.1f} s (max_coast_steps) the stream starts afresh: ask for fewer"
+            ), None
+        temperature = request.temperature or settings.temperature
+        if indices:
+            moved = dict(zip(indices, points.reshape(-1, 2).tolist(), strict=True))
+            forecast = predictor.what_if(moved, horizon, samples, temperature, request.seed)
+        else:
+            forecast = predictor.forecast(horizon, samples, temperature, request.seed)
+        header = Header(stamp=time_message(forecast.stamp_ns), frame_id=node.frame_id)
+        now_ns = node.get_clock().now().nanoseconds
+        message = forecast_message(forecast, header, frames_dropped=node.statistics.dropped, now_ns=now_ns)
+        return True, "", message
