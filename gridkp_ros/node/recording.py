@@ -25,7 +25,7 @@ from gridkp_ros.evaluation.report import Table, write_report
 from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_truth
 from gridkp_ros.evaluation.storyboard import Storyboard
 from gridkp_ros.evaluation.strips import View
-from gridkp_ros.geometry import InputSpec, Placement, Region, seen_part
+from gridkp_ros.geometry import InputSpec, Placement, Region, seen_parts
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.resources import find_resource
 
@@ -186,7 +186,8 @@ def evaluate_recording(
 ) -> dict:
     """Score a recording's forecasts; write metrics.json, film.mp4, film_strip.png and report.html into out_dir.
 
-    region, half: region of interest and stereo half the predictor was given. Returns what metrics.json holds.
+    region, half: region of interest and stereo half the predictor was given (of both eyes, the left one is scored).
+    Returns what metrics.json holds.
     """
     recording = recording or read_recording(bag)
     info = recording.info
@@ -205,7 +206,7 @@ def evaluate_recording(
                 continue
             height, width = image.shape[:2]
             if placement is None or (placement.source_width, placement.source_height) != (width, height):
-                placement = Placement.of(spec, width, height, seen_part(width, height, half, region))
+                placement = Placement.of(spec, width, height, seen_parts(width, height, half, region)[0])
                 cell_px, origin_px = cell_size_px(placement), view_rect(placement)[:2]
             if scorer is None:
                 scorer = ForecastScorer(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from gridkp_ros.geometry import GeometryError, Region, seen_part
+from gridkp_ros.geometry import GeometryError, Region, seen_parts
 from gridkp_ros.runtime.predictor import MAX_POSES_PER_FORECAST
 
 # What has to be made anew when a parameter changes while the node runs.
@@ -76,8 +76,8 @@ class Settings:
         "pixels; width and height 0: all.", restarts=PREDICTOR,
     )
     stereo_half: str = _parameter(
-        "", "Which eye of a side-by-side stereo image the model sees; empty: the whole image.",
-        choices=("", "left", "right"), restarts=PREDICTOR,
+        "", "Which eye of a side-by-side stereo image the model sees, or both; empty: the whole image.",
+        choices=("", "left", "right", "both"), restarts=PREDICTOR,
     )
     transport: str = _parameter(
         "raw", "What to subscribe to: raw is `image`, compressed is `image/compressed`.",
@@ -136,7 +136,7 @@ class Settings:
     def check_region(self, image_width: int, image_height: int) -> None:
         """Raise SettingsError if images of this size do not hold the region of interest."""
         try:
-            seen_part(image_width, image_height, self.stereo_half, self.region())
+            seen_parts(image_width, image_height, self.stereo_half, self.region())
         except GeometryError as error:
             raise SettingsError(f"region_of_interest: {error}") from error
 
