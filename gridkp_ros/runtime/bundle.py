@@ -1,7 +1,8 @@
 """The bundle: a folder of ONNX graphs and the manifest that says what they mean.
 
-Everything is checked before any graph runs: the manifest field by field, every graph by its SHA-256, and that
-no graph reaches for data outside the folder. Nothing in a bundle is ever unpickled.
+Everything is checked before any graph runs: the manifest field by field, every graph by its SHA-256, that no graph
+reaches for data outside the folder or uses operators that do more than arithmetic, and that nothing is larger than any
+model of this kind needs to be. Nothing in a bundle is ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from gridkp_ros.geometry import GeometryError, InputSpec
-from gridkp_ros.runtime.onnx_file import OnnxFileError, TensorType, find_external_data, read_signature
+from gridkp_ros.runtime.files import read_regular_file
+from gridkp_ros.runtime.onnx_file import OnnxFileError, TensorType, read_contents, read_signature
 from gridkp_ros.track_models import TrackModelError, TrackModels
 
 SCHEMA_VERSION = 1
@@ -29,6 +31,13 @@ _GRAPH_FILE = re.compile(rf"(?:{'|'.join(GRAPHS)})(?:\.[A-Za-z0-9_-]+)?\.onnx")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"})
+# Far above what any model here needs, and small enough for a manifest that lies not to exhaust the machine.
+_MAX_MANIFEST_BYTES, _MAX_GRAPH_BYTES, _MAX_FILES = 16 << 20, 1 << 30, 256
+_MAX_SIDE, _MAX_KEYPOINTS, _MAX_POSE_FIELDS, _MAX_TENSORS = 4096, 1024, 16, 64
+_MAX_ELEMENTS = 1 << 24  # of one tensor of one item: 64 MiB
+_MAX_STEPS = 10_000
+_MIN_PERIOD_S, _MAX_PERIOD_S = 1e-3, 60.0
+_MAX_NAME = 128
 _RESERVED_TENSORS = frozenset({"image", "pose", "confidence", "spread", "frames"})
 
 
@@ -85,6 +94,10 @@ class Probe:
         names = self.point_names
         if not names or not all(isinstance(n, str) and n for n in names) or len(set(names)) != len(names):
             raise BundleError(f"probe.point_names {names!r}: give at least one name, each once and none empty")
+        if len(names) > _MAX_KEYPOINTS or not all(n.isprintable() and len(n) <= _MAX_NAME for n in names):
+            raise BundleError(
+                f"probe.point_names: at most {_MAX_KEYPOINTS} names, printable and of at most {_MAX_NAME} characters"
+            )
         for key, shape in (
             ("weight", (2 * len(names), None)),
             ("bias", (2 * len(names),)),
@@ -171,17 +184,20 @@ class Manifest:
                 "export the model again, or install the version of gridkp_ros that made it"
             )
         for key in ("name", "family"):
-            value = getattr(self, key)
-            if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
-                raise BundleError(f"{key} is {value!r}: use letters, digits, '_', '-' and '.', a letter first")
-        if not isinstance(self.licence, str) or not self.licence.strip():
-            raise BundleError("licence is empty: name the licence of the weights, e.g. 'Apache-2.0'")
+            _check_identifier(key, getattr(self, key))
+        if not isinstance(self.licence, str) or not self.licence.strip() or not self.licence.isprintable():
+            raise BundleError("licence is empty or no line of text: name the licence of the weights, e.g. 'Apache-2.0'")
         if not isinstance(self.input, InputSpec):
             raise BundleError(f"input is {self.input!r}: give an InputSpec")
-        for key in ("num_keypoints", "clip_length", "trusted_steps", "max_steps_per_call"):
-            _check_positive_int(key, getattr(self, key))
-        if not (_is_finite(self.period_s) and self.period_s > 0):
-            raise BundleError(f"period_s is {self.period_s!r}: give the seconds between two steps, > 0")
+        _check_positive_int("num_keypoints", self.num_keypoints, _MAX_KEYPOINTS)
+        for key in ("clip_length", "trusted_steps", "max_steps_per_call"):
+            _check_positive_int(key, getattr(self, key), _MAX_STEPS)
+        for key in ("width", "height"):
+            _check_positive_int(f"input.{key}", getattr(self.input, key), _MAX_SIDE)
+        if not (_is_finite(self.period_s) and _MIN_PERIOD_S <= self.period_s <= _MAX_PERIOD_S):
+            raise BundleError(
+                f"period_s is {self.period_s!r}: give the seconds between two steps, {_MIN_PERIOD_S} to {_MAX_PERIOD_S}"
+            )
         if not isinstance(self.can_coast, bool):
             raise BundleError(f"can_coast is {self.can_coast!r}: use true or false")
         if not isinstance(self.provenance, dict):
@@ -208,8 +224,14 @@ class Manifest:
             tuple(names[:2]) != ("x", "y")
             or len(set(names)) != len(names)
             or not all(isinstance(n, str) for n in names)
+            or len(names) > _MAX_POSE_FIELDS
         ):
-            raise BundleError(f"pose_fields is {names!r}: it starts with 'x', 'y' and names each field once")
+            raise BundleError(
+                f"pose_fields is {names!r}: it starts with 'x', 'y' and names each field once, "
+                f"{_MAX_POSE_FIELDS} at most"
+            )
+        for name in names:
+            _check_identifier("a name in pose_fields", name)
         grid = (self.grid_width, self.grid_height)
         if grid != (None, None) and grid != (self.input.width, self.input.height):
             raise BundleError(
@@ -228,6 +250,8 @@ class Manifest:
         for key, kind, specs in groups:
             if not isinstance(specs, tuple) or not all(isinstance(s, kind) for s in specs):
                 raise BundleError(f"{key} is {specs!r}: give {kind.__name__} entries")
+            if len(specs) > _MAX_TENSORS:
+                raise BundleError(f"{key} has {len(specs)} entries: at most {_MAX_TENSORS} are read")
         for key, specs in (
             ("state and update_noise", (*self.state, self.update_noise)),
             ("state, forecast_noise and conditions", (*self.state, self.forecast_noise, *self.conditions)),
@@ -348,11 +372,16 @@ class Manifest:
     def from_json(cls, text: str, source: str = MANIFEST_FILE) -> Manifest:
         """Read and check a manifest; `source` names it in the BundleError it raises."""
         try:
-            data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise BundleError(f"{source} is not valid JSON ({error}): copy or export the bundle again") from error
+            data = json.loads(
+                text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_finite_float,
+                parse_int=_whole_number,
+            )
+            if "\\u" in text:  # half of a surrogate pair could be put neither into a log nor into a message
+                json.dumps(data, ensure_ascii=False).encode()
         except BundleError as error:
             raise BundleError(f"{source}: {error}") from error
+        except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
+            raise BundleError(f"{source} is not valid JSON ({error}): copy or export the bundle again") from error
         try:
             return cls._from_dict(data)
         except (BundleError, GeometryError, TrackModelError) as error:
@@ -408,26 +437,41 @@ class Bundle:
         Raises BundleError with a sentence that names the file and what to do.
         """
         folder = Path(path).expanduser()
+        try:
+            return cls._load(folder)
+        except OSError as error:  # taken away, or forbidden, while it is read
+            raise BundleError(f"{folder} cannot be read ({error}): copy or export the bundle again") from error
+
+    @classmethod
+    def _load(cls, folder: Path) -> Bundle:
         manifest_path = folder / MANIFEST_FILE
         if not folder.is_dir():
             raise BundleError(f"{folder} is not a folder: give the folder that holds {MANIFEST_FILE}")
         if not manifest_path.is_file():
             raise BundleError(f"{manifest_path} is missing: give the folder of an exported model (gridkp export)")
         # A symlinked install links each file to its source, so the folder that counts is the one the manifest
-        # is in.
-        manifest_path = manifest_path.resolve()
-        folder = manifest_path.parent
+        # is in: the link means that bundle.
+        folder = manifest_path.resolve().parent
+        if manifest_path.resolve().name != MANIFEST_FILE:
+            raise BundleError(f"{manifest_path} is a link to {manifest_path.resolve()}: put the file itself there")
+        manifest_path = folder / MANIFEST_FILE
         try:
-            text = manifest_path.read_text(encoding="utf-8")
+            text = read_regular_file(manifest_path, _MAX_MANIFEST_BYTES).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{manifest_path} cannot be read ({error}): copy or export the bundle again") from error
         bundle = cls(folder, Manifest.from_json(text, str(manifest_path)))
-        for entry in sorted(folder.iterdir()):
+        for count, entry in enumerate(folder.iterdir(), start=1):
+            if count > _MAX_FILES:
+                raise BundleError(f"{folder} holds more than {_MAX_FILES} files: give the folder of one bundle")
+            # A name is quoted: it may hold anything, line breaks too.
             if entry.suffix.lower() in _PICKLED_SUFFIXES:
-                raise BundleError(f"{entry} is a pickle-based file, which a bundle must not hold: remove it")
+                raise BundleError(
+                    f"{folder}: {entry.name!r} is a pickle-based file, which a bundle must not hold: remove it"
+                )
             if entry.suffix == ".onnx" and entry.name not in bundle.manifest.graphs:
                 raise BundleError(
-                    f"{entry} is not listed in {manifest_path.name}: remove it or export the bundle again"
+                    f"{folder}: {entry.name!r} is not listed in {manifest_path.name}: remove it or export the bundle "
+                    "again"
                 )
         for name in bundle.manifest.graphs:
             bundle.read_graph(name)
@@ -437,7 +481,11 @@ class Bundle:
         """Return the bytes of a graph file after checking its checksum, that it is whole, and its shapes."""
         path = self._file_path(file)
         try:
-            content = path.read_bytes()
+            content = read_regular_file(path, _MAX_GRAPH_BYTES)
+        except FileNotFoundError as error:
+            raise BundleError(
+                f"{path} is missing though the manifest lists it: copy or export the bundle again"
+            ) from error
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error}): copy or export the bundle again") from error
         digest = hashlib.sha256(content).hexdigest()
@@ -447,15 +495,12 @@ class Bundle:
                 "the file was changed or damaged; copy or export the bundle again"
             )
         try:
-            external = find_external_data(content)
+            objection = read_contents(content).objection()
             inputs, outputs = read_signature(content)
         except OnnxFileError as error:
             raise BundleError(f"{path} is not an ONNX file ({error}): export the bundle again") from error
-        if external is not None:
-            raise BundleError(
-                f"{path} keeps the weights of {external!r} in another file, which a bundle must not: "
-                "export the bundle again with all weights inside the graph"
-            )
+        if objection:
+            raise BundleError(f"{path} {objection}, which a bundle must not: export the bundle again (gridkp export)")
         promised_inputs, promised_outputs = self.manifest.tensors(file.split(".")[0])
         _check_signature(path, "input", inputs, promised_inputs)
         _check_signature(path, "output", outputs, promised_outputs)
@@ -464,12 +509,7 @@ class Bundle:
     def _file_path(self, file: str) -> Path:
         if file not in self.manifest.graphs:
             raise BundleError(f"{self.path} has no graph {file}: it has {', '.join(sorted(self.manifest.graphs))}")
-        path = self.path / file
-        if not path.is_file():
-            raise BundleError(f"{path} is missing though the manifest lists it: copy or export the bundle again")
-        if path.resolve().parent != self.path.resolve():
-            raise BundleError(f"{path} is a link that leaves the bundle's folder: put the file itself there")
-        return path
+        return self.path / file
 
 
 def _plain(spec: TensorSpec | Condition) -> dict[str, Any]:
@@ -509,18 +549,31 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_positive_int(key: str, value: Any) -> None:
+def _check_positive_int(key: str, value: Any, highest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise BundleError(f"{key} is {value!r}: use a whole number > 0")
+    if value > highest:
+        raise BundleError(f"{key} is {value}: at most {highest} is possible here")
+
+
+def _check_identifier(what: str, value: Any) -> None:
+    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value) or len(value) > _MAX_NAME:
+        raise BundleError(
+            f"{what} is {value!r}: use letters, digits, '_', '-' and '.', a letter first, {_MAX_NAME} at most"
+        )
 
 
 def _check_tensor(kind: str, name: Any, shape: Any) -> None:
-    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
-        raise BundleError(f"{kind} name {name!r}: use letters, digits, '_', '-' and '.', a letter first")
+    _check_identifier(f"a {kind}'s name", name)
     if not isinstance(shape, tuple):
         raise BundleError(f"{kind} {name!r}: shape {shape!r} is not a tuple of whole numbers")
     for size in shape:
-        _check_positive_int(f"a dimension of {kind} {name!r}", size)
+        _check_positive_int(f"a dimension of {kind} {name!r}", size, _MAX_ELEMENTS)
+    if len(shape) > 8 or math.prod(shape) > _MAX_ELEMENTS:
+        raise BundleError(
+            f"{kind} {name!r} has shape {list(shape)}: at most {_MAX_ELEMENTS} numbers in at most 8 dimensions are "
+            "possible"
+        )
 
 
 def _object(where: str, value: Any, kind: type) -> Mapping[str, Any]:
@@ -561,6 +614,19 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({key for key in names if names.count(key) > 1})
         raise BundleError(f"{', '.join(twice)} is given twice: keep one")
     return out
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise BundleError(f"the number {text[:40]} is too large: export the bundle again")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 19:
+        raise BundleError(f"the number {text[:40]} is too large: export the bundle again")
+    return int(text)
 
 
 def _no_constants(text: str) -> float:

@@ -1,18 +1,20 @@
-"""A look into an ONNX file without the `onnx` package: what goes in and out, and is all of it in the file?
+"""A look into an ONNX file without the `onnx` package: what goes in and out, what it does, is all of it in the file?
 
-ONNX Runtime reads an initializer's external data from whatever path the file names. A bundle must not reach
-outside its folder, so such files are found here, before ONNX Runtime sees them, by walking the protobuf wire
-format down to every TensorProto (field numbers: onnx/onnx.proto, unchanged since IR version 3).
+ONNX Runtime reads an initializer's external data from whatever path the file names, and an operator outside the
+standard may do more than arithmetic (`EPContext` loads a compiled engine from a path). A bundle must not reach outside
+its folder, so such files are found here, before ONNX Runtime sees them, by walking the protobuf wire format down to
+every node and every TensorProto (field numbers: onnx/onnx.proto, unchanged since IR version 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # For each message: field number -> message it holds. Other fields are skipped.
 _CHILDREN = {
-    "model": {7: "graph", 25: "function"},
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse_tensor"},
     "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
@@ -29,8 +31,22 @@ _CHILDREN = {
 }
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
 _MODEL_GRAPH, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_INITIALIZER = 7, 11, 12, 5
+_NODE_TYPE, _NODE_DOMAIN = 4, 7
+_FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
 _ELEMENT_TYPES = {1: "float32", 2: "uint8"}  # TensorProto.DataType, those of a bundle
 _MAX_DEPTH = 64
+_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+_ORT_DOMAIN = "com.microsoft"
+# Of ONNX Runtime's own operators those that are arithmetic on their inputs: what quantisation and fusion write.
+_ORT_OPERATORS = frozenset({
+    "BiasAdd", "BiasGelu", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "FastGelu",
+    "FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "Gelu", "GemmFastGelu", "GridSample",
+    "GroupNorm", "Inverse", "MatMulBnb4", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits", "MulInteger",
+    "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
+    "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean",
+    "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QuantizeLinear", "QuickGelu", "ReduceSumInteger",
+    "SkipGroupNorm", "TransposeMatMul", "Trilu", "Unique",
+})
 
 
 class OnnxFileError(ValueError):
@@ -57,11 +73,42 @@ def read_signature(content: bytes) -> tuple[dict[str, TensorType], dict[str, Ten
     return sides[0], sides[1]
 
 
-def find_external_data(content: bytes) -> str | None:
-    """Return the name of the first tensor whose data lies outside the file, or None. Raises OnnxFileError."""
-    if not any(number == 7 for number, _ in _fields(memoryview(content))):
+@dataclass
+class Contents:
+    """What a file holds, subgraphs and functions included.
+
+    external: names of tensors whose data lie outside the file; sparse: names of sparse tensors' parts, which grow to
+    any size when they are opened; operators: (domain, type) of every node; functions: those the file defines itself.
+    """
+
+    external: list[str] = field(default_factory=list)
+    sparse: list[str] = field(default_factory=list)
+    operators: set[tuple[str, str]] = field(default_factory=set)
+    functions: set[tuple[str, str]] = field(default_factory=set)
+
+    def objection(self) -> str:
+        """Return why a bundle must not hold this file, "" if nothing speaks against it."""
+        if self.external:
+            return f"keeps the weights of {self.external[0]!r} in another file"
+        if self.sparse:
+            return f"holds the sparse tensor {self.sparse[0]!r}"
+        # ONNX Runtime may take an operator of its own before a function of that name.
+        own = {(domain, name) for domain, name in self.functions if not domain.startswith(("com.m", "ai.onnx"))}
+        for domain, name in sorted(self.operators - own):
+            if domain not in _STANDARD_DOMAINS and not (domain == _ORT_DOMAIN and name in _ORT_OPERATORS):
+                return f"uses the operator {name!r} of {domain!r}, neither standard ONNX nor known as arithmetic"
+        return ""
+
+
+def read_contents(content: bytes) -> Contents:
+    """Walk through a model and return what it holds. Raises OnnxFileError."""
+    if content[4:8] == b"ORTM":  # by this mark ONNX Runtime decides to read something else than what is walked here
+        raise OnnxFileError("it is in the format of ONNX Runtime's own, not ONNX")
+    if not any(number == _MODEL_GRAPH for number, _ in _fields(memoryview(content))):
         raise OnnxFileError("it holds no graph")
-    return _search(memoryview(content), "model", 0)
+    found = Contents()
+    _walk(memoryview(content), "model", 0, found, False)
+    return found
 
 
 def _tensor_type(name: str, value_info: memoryview) -> TensorType:
@@ -91,22 +138,27 @@ def _text(message: memoryview, number: int) -> str:
     return bytes(found[-1]).decode("utf-8", "replace") if found else ""
 
 
-def _search(message: memoryview, kind: str, depth: int) -> str | None:
+def _walk(message: memoryview, kind: str, depth: int, found: Contents, sparse: bool) -> None:
     if depth > _MAX_DEPTH:
         raise OnnxFileError(f"it is nested deeper than {_MAX_DEPTH} messages")
-    name, external = "", False
+    if kind == "node":
+        found.operators.add((_text(message, _NODE_DOMAIN), _text(message, _NODE_TYPE)))
+    elif kind == "function":
+        found.functions.add((_text(message, _FUNCTION_DOMAIN), _text(message, _FUNCTION_NAME)))
+    elif kind == "tensor":
+        name = _text(message, _TENSOR_NAME) or "an unnamed tensor"
+        if sparse:
+            found.sparse.append(name)
+        if any(n == _TENSOR_EXTERNAL_DATA or (n == _TENSOR_DATA_LOCATION and v != 0) for n, v in _fields(message)):
+            found.external.append(name)
+    children = _CHILDREN[kind]
+    if not children:
+        return
     for number, value in _fields(message):
-        if kind == "tensor":
-            if number == _TENSOR_NAME and isinstance(value, memoryview):
-                name = bytes(value).decode("utf-8", "replace")
-            external |= number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0)
-        elif number in _CHILDREN[kind]:
+        if number in children:
             if not isinstance(value, memoryview):
                 raise OnnxFileError(f"field {number} of a {kind} is not a message")
-            found = _search(value, _CHILDREN[kind][number], depth + 1)
-            if found is not None:
-                return found
-    return (name or "an unnamed tensor") if external else None
+            _walk(value, children[number], depth + 1, found, sparse or kind == "sparse_tensor")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

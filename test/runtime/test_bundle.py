@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -128,17 +129,17 @@ def test_what_does_not_belong_in_a_bundle_is_refused(folder: Path) -> None:
     (folder / "weights.safetensors").write_bytes(b"")
     Bundle.load(folder)
     (folder / "weights.pt").write_bytes(b"")
-    with pytest.raises(BundleError, match=r"weights\.pt is a pickle-based file"):
+    with pytest.raises(BundleError, match=r"'weights\.pt' is a pickle-based file"):
         Bundle.load(folder)
     (folder / "weights.pt").rename(folder / "forecast.fast.onnx")
-    with pytest.raises(BundleError, match=r"forecast\.fast\.onnx is not listed in manifest\.json"):
+    with pytest.raises(BundleError, match=r"'forecast\.fast\.onnx' is not listed in manifest\.json"):
         Bundle.load(folder)
 
 
 def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "detect.onnx").rename(tmp_path / "elsewhere.onnx")
     (folder / "detect.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    with pytest.raises(BundleError, match=r"detect\.onnx is a link that leaves the bundle's folder"):
+    with pytest.raises(BundleError, match=r"detect\.onnx cannot be read \(it is a link to .*elsewhere\.onnx"):
         Bundle.load(folder)
 
 
@@ -214,6 +215,15 @@ def test_a_graph_of_fixed_batch_is_refused(folder: Path) -> None:
         ({"extra": 1}, "unknown fields extra: remove them"),
         ({"num_keypoints": 5}, r"probe.weight has 8 columns, K \* P is 10"),
         ({"num_keypoints": 0}, "num_keypoints is 0: use a whole number > 0"),
+        ({"num_keypoints": 1025}, "num_keypoints is 1025: at most 1024"),
+        ({"max_steps_per_call": 10**9}, "max_steps_per_call is 1000000000: at most 10000"),
+        ({"period_s": 1e-9}, "period_s is 1e-09: give the seconds between two steps, 0.001 to 60"),
+        ({"state": [{"name": "h", "shape": [4096, 4097]}]}, r"'h' has shape \[4096, 4097\]: at most 16777216 numbers"),
+        ({"state": [{"name": f"h{i}", "shape": [1]} for i in range(65)]}, "state has 65 entries: at most 64"),
+        ({"forecast_noise": {"name": "noise", "shape": [1] * 9}}, "at most 8 dimensions"),
+        ({"name": "x" * 129}, "name is 'xxx.*128 at most"),
+        ({"licence": "free\n[ERROR] all is lost"}, "licence is empty or no line of text"),
+        ({"pose_fields": ["x", "y", "a b"]}, "a name in pose_fields is 'a b'"),
         ({"num_keypoints": 4.0}, "num_keypoints is 4.0"),
         ({"num_keypoints": True}, "num_keypoints is True"),
         ({"period_s": 0}, "period_s is 0"),
@@ -258,6 +268,75 @@ def test_bad_input_specs_are_named(folder: Path) -> None:
         edit(folder, input={**spec, **change})
         with pytest.raises(BundleError, match=message):
             Bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1e400", "the number 1e400 is too large"), ("9" * 5000, "the number 9999.* is too large"),
+        ("[" * 200_000, "not valid JSON"), ('"\\ud800"', r"not valid JSON .*surrogates not allowed"),
+    ],
+)
+def test_numbers_and_depths_that_no_manifest_has_are_refused(folder: Path, text: str, message: str) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"provenance": {', f'"provenance": {text}, "x": {{'))
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)
+
+
+def test_point_names_must_be_printable(folder: Path) -> None:
+    probe = json.loads((folder / "manifest.json").read_text())["probe"]
+    edit(folder, probe={**probe, "point_names": ["left\n", "right"]})
+    with pytest.raises(BundleError, match=r"probe\.point_names: at most 1024 names, printable"):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "detect.onnx"])
+def test_a_pipe_in_a_files_place_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match=rf"{name}.*(is missing|not a regular file)"):
+        Bundle.load(folder)
+
+
+def test_a_manifest_that_links_elsewhere_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "manifest.json").rename(tmp_path / "secret.json")
+    (folder / "manifest.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(BundleError, match=r"manifest\.json is a link to .*secret\.json: put the file itself there"):
+        Bundle.load(folder)
+
+
+def test_files_larger_and_more_than_any_bundle_has_are_refused(folder: Path) -> None:
+    with (folder / "detect.onnx").open("ab") as file:
+        file.truncate(1 << 31)  # a hole: takes no space, and must not be read
+    with pytest.raises(BundleError, match=r"detect\.onnx cannot be read \(it has 2147483648 bytes, at most"):
+        Bundle.load(folder)
+    for number in range(256):
+        (folder / f"{number}.txt").touch()
+    with pytest.raises(BundleError, match="holds more than 256 files"):
+        Bundle.load(folder)
+    with (folder / "manifest.json").open("ab") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read \(it has 2147483648 bytes"):
+        Bundle.load(folder)
+
+
+def test_names_with_line_breaks_are_quoted(folder: Path) -> None:
+    (folder / "x\n[ERROR].pkl").touch()
+    with pytest.raises(BundleError, match=r"'x\\n\[ERROR\]\.pkl' is a pickle-based file"):
+        Bundle.load(folder)
+
+
+def test_an_operator_that_loads_files_is_refused(folder: Path) -> None:
+    path = folder / "detect.onnx"
+    model = onnx.load(path)
+    model.graph.node.append(
+        onnx.helper.make_node("EPContext", [], ["unused"], domain="com.microsoft", ep_cache_context="/tmp/x.engine")
+    )
+    path.write_bytes(model.SerializeToString())
+    sign(folder)
+    with pytest.raises(BundleError, match=r"detect\.onnx uses the operator 'EPContext' of 'com\.microsoft'"):
+        Bundle.load(folder)
 
 
 def test_a_manifest_that_is_not_json_is_refused(folder: Path) -> None:
@@ -334,7 +413,7 @@ def test_bad_probes_are_refused(change: dict, message: str) -> None:
 
 
 def test_tensor_names_and_shapes_are_checked(tiny_bundle_path: Path) -> None:
-    with pytest.raises(BundleError, match="tensor name 'a b'"):
+    with pytest.raises(BundleError, match="a tensor's name is 'a b'"):
         TensorSpec("a b", (1,))
     with pytest.raises(BundleError, match="not a tuple"):
         TensorSpec("h", [1])
