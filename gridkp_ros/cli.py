@@ -478,6 +478,85 @@ def bench_train(
         Console().print(tabulate(result))
 
 
+@bench_app.command("online")
+def bench_online(
+    model: str = _MODEL,
+    provider: list[str] = typer.Option([], help="cpu, cuda or tensorrt; repeatable. Default: all that are there."),
+    variant: list[str] = typer.Option([], help="Of the bundle, equal is its graphs as they are; repeatable. Default: all."),
+    threads: int = typer.Option(0, min=0, help="Of both sides; 0: one for each core."),
+    out: Path | None = typer.Option(None, help="Folder for online.json and online.md."),
+    quick: bool = typer.Option(False, "--quick", help="Few runs: to see that it works, not how fast."),
+    as_json: bool = _JSON,
+) -> None:
+    """Measure observing, forecasting and drawing beside eager PyTorch with the same weights, and a fresh process.
+
+    Both see the same frames, and their keypoints are compared; some three minutes on two CPU cores.
+    """
+    from gridkp_ros.bench.online import QUICK, Budget, tabulate, to_markdown
+    from gridkp_ros.bench.online import bench_online as run
+    from gridkp_ros.node.resources import find_model
+
+    rows = run(find_model(model), provider, variant, threads, QUICK if quick else Budget())
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "online.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (out / "online.md").write_text(to_markdown(rows))
+    if as_json:
+        _print_json(rows)
+    else:
+        Console().print(tabulate(rows))
+
+
+@bench_app.command("node")
+def bench_node(
+    model: str = _MODEL,
+    seconds: float = typer.Option(10.0, min=0.5, help="Of images measured in each case, after two of warm-up."),
+    sizes: str = typer.Option("640x480,1920x1080", help="Of the images, WIDTHxHEIGHT."),
+    rates: str = typer.Option("30,60", help="Images a second."),
+    transports: str = typer.Option("raw,compressed", help="raw, compressed, or both."),
+    reliability: str = typer.Option("reliable", help="The camera's: reliable or best_effort."),
+    quick: bool = typer.Option(False, "--quick", help="Two seconds of each case."),
+    soak: float = typer.Option(0.0, min=0.0, help="Minutes of the first case alone, judged for growth."),
+    overload: float = typer.Option(2.0, min=0.0, help="In a soak: a forecast takes so many periods; 0: as it is."),
+    recording: Path | None = typer.Option(None, help="What the camera shows; default: a simulated scene."),
+    parameter: list[str] = typer.Option([], "--set", help="A parameter of the node: name=value; repeatable."),
+    out: Path | None = typer.Option(None, help="Folder for logs, JSON and curves."),
+    as_json: bool = _JSON,
+) -> None:
+    """Put predictor_node under a camera in another process: what arrives, how old forecasts are, what it holds.
+
+    A node that loses images shows in the rows; a soak that finds growth, or an error of the node, ends with status 1.
+    """
+    import yaml
+
+    from gridkp_ros.node.bench_node import Options, parse_cases, run_cases, tabulate
+    from gridkp_ros.node.bench_node import soak as run_soak
+
+    try:
+        parameters = {name: yaml.safe_load(value) for name, value in (p.split("=", 1) for p in parameter)}
+    except ValueError as error:
+        raise typer.BadParameter(f"--set is name=value, not {' '.join(parameter)}") from error
+    options = Options(
+        model=model, seconds=2.0 if quick else seconds, reliability=reliability, parameters=parameters,
+        recording=recording,
+    )
+    cases = parse_cases(sizes, rates, transports)
+    with _console().status("starting") as status:
+        if soak:
+            result = run_soak(cases[0], soak, options, out, overload=overload, progress=status.update)
+            rows = [result]
+        else:
+            result = rows = run_cases(cases, options, out, progress=status.update)
+    if as_json:
+        _print_json(result)
+    else:
+        Console().print(tabulate(rows))
+        if soak:
+            Console().print(result["verdict"])
+    if soak and not result["ok"]:
+        raise typer.Exit(1)
+
+
 def _choose_data(
     path: Path | None, config: Path | None, dataset: str, root: Path, split: str, option: list[str], size: str,
     grey: bool, resize: str, rate_hz: float,

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -23,8 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gridkp_ros.evaluation.metrics import EvaluationError
+from gridkp_ros.node.processes import NodeProcess, ProcessError
 from gridkp_ros.node.resources import ResourceError, find_model
-from gridkp_ros.node.transport import dds_environment
+from gridkp_ros.node.transport import isolate
 from gridkp_ros.sim import DEMO_SEED
 
 IMAGE_TOPIC = "/davinci/left/image_raw"
@@ -32,7 +29,6 @@ RATE_HZ, WIDTH, HEIGHT = 30.0, 640, 480
 SEED = DEMO_SEED + 1  # none that models are trained on
 FRAME_STEPS = (2, 5, 10, 15)
 _START_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 60.0
 COUNTERS = {
     "published": "frames published by the camera",
     "received": "frames received by the predictor",
@@ -47,43 +43,6 @@ COUNTERS = {
 
 class DemoError(RuntimeError):
     """The demonstration cannot go on; the message says what failed and where to look."""
-
-
-class _Process:
-    """A node in a process of its own, with its output in a file."""
-
-    def __init__(self, module: str, parameters: dict[str, Any], log: Path, remap: tuple[str, ...] = ()) -> None:
-        command = [sys.executable, "-m", f"gridkp_ros.node.{module}", "--ros-args"]
-        for name, value in parameters.items():
-            command += ["-p", f"{name}:={json.dumps(value)}"]
-        for rule in remap:
-            command += ["-r", rule]
-        self.name, self.log = module, log
-        self._file = log.open("w")
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order.
-        self._child = subprocess.Popen(
-            command, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent
-        )
-
-    def check(self) -> None:
-        """Raise DemoError if it has ended."""
-        code = self._child.poll()
-        if code is not None:
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-            raise DemoError(f"{self.name} ended with code {code}; {self.log} says:\n{tail}")
-
-    def stop(self) -> None:
-        """Interrupt it as Ctrl-C would, and wait."""
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGINT)
-            try:
-                self._child.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-                raise DemoError(f"{self.name} did not stop within {_STOP_TIMEOUT_S:.0f} s; see {self.log}") from None
-            finally:
-                self._file.close()
 
 
 class _Watcher:
@@ -123,17 +82,6 @@ class _Watcher:
         self._rclpy.try_shutdown()
 
 
-def _isolate() -> None:
-    """Keep the demonstration's processes to themselves, unless the user has chosen otherwise."""
-    os.environ.update(dds_environment())
-    if "ROS_DOMAIN_ID" not in os.environ:
-        os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 101))
-    if "ROS_AUTOMATIC_DISCOVERY_RANGE" not in os.environ:
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        if os.environ.get("ROS_DISTRO") == "humble":
-            os.environ["ROS_LOCALHOST_ONLY"] = "1"
-
-
 def _prepare_scene(seed: int, duration_s: float, console: Console) -> None:
     """Render the scene into the simulator's cache, so that the camera starts at once."""
     from gridkp_ros.sim import SimConfig, gl_available
@@ -157,7 +105,7 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _wait(watcher: _Watcher, done: Any, processes: list[_Process], timeout_s: float, what: str) -> None:
+def _wait(watcher: _Watcher, done: Any, processes: list[NodeProcess], timeout_s: float, what: str) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
         watcher.spin(0.2)
@@ -177,15 +125,17 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
     with ExitStack() as stack:
         watcher = _Watcher()
         stack.callback(watcher.close)
-        predictor = _Process(
-            "predictor_node",
-            {"autostart": True, "model": str(model), "frame_steps": list(FRAME_STEPS), "frames_at_source_size": False,
-             "reliability": "reliable"},
-            logs / "predictor_node.log", (f"image:={IMAGE_TOPIC}",),
+        predictor = NodeProcess(
+            "predictor_node", logs / "predictor_node.log", remap=(f"image:={IMAGE_TOPIC}",),
+            parameters={
+                "autostart": True, "model": str(model), "frame_steps": list(FRAME_STEPS),
+                "frames_at_source_size": False, "reliability": "reliable",
+            },
         )
         stack.callback(predictor.stop)
-        recorder = _Process(
-            "recorder_node", {"bag": str(out / "bag")}, logs / "recorder_node.log", (f"image:={IMAGE_TOPIC}",)
+        recorder = NodeProcess(
+            "recorder_node", logs / "recorder_node.log", remap=(f"image:={IMAGE_TOPIC}",),
+            parameters={"bag": str(out / "bag")},
         )
         stack.callback(recorder.stop)
         processes = [predictor, recorder]
@@ -196,11 +146,12 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
                 lambda: "/predictor_node: forecast" in watcher.status and watcher.num_listeners(IMAGE_TOPIC) >= 2,
                 processes, _START_TIMEOUT_S, "predictor and recorder did not start",
             )
-            camera = _Process(
-                "camera_sim_node",
-                {"seed": seed, "episode_s": float(duration_s), "rate_hz": RATE_HZ, "width": WIDTH, "height": HEIGHT,
-                 "stereo": False, "max_frames": frames, "wait_for_subscribers": 2},
-                logs / "camera_sim_node.log",
+            camera = NodeProcess(
+                "camera_sim_node", logs / "camera_sim_node.log",
+                parameters={
+                    "seed": seed, "episode_s": float(duration_s), "rate_hz": RATE_HZ, "width": WIDTH,
+                    "height": HEIGHT, "stereo": False, "max_frames": frames, "wait_for_subscribers": 2,
+                },
             )
             stack.callback(camera.stop)
             processes.append(camera)
@@ -252,7 +203,7 @@ def main(args: list[str] | None = None) -> int:
     console = Console()
     try:
         run(find_model(options.model), options.out.resolve(), options.seed, options.duration, console)
-    except (DemoError, ResourceError, EvaluationError) as error:
+    except (DemoError, ProcessError, ResourceError, EvaluationError) as error:
         console.print(f"[bold red]demo failed:[/] {error}", highlight=False)
         return 1
     except KeyboardInterrupt:
@@ -266,7 +217,7 @@ def run(model: Path, out: Path, seed: int, duration_s: float, console: Console) 
     from gridkp_ros.evaluation.report import Table as ReportTable
     from gridkp_ros.node.recording import evaluate_recording, read_counts, read_recording
 
-    _isolate()
+    isolate()
     out.mkdir(parents=True, exist_ok=True)
     _prepare_scene(seed, duration_s, console)
     bag = stream(model, out, seed=seed, duration_s=duration_s, console=console)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
 
 import rclpy
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
@@ -19,6 +20,19 @@ class Finished(Exception):
     def __init__(self, status: int = 0) -> None:
         super().__init__(status)
         self.status = status
+
+
+def make_executor(name: str = "") -> Executor:
+    """Return the executor nodes are spun by: "single", "multi" or "events"; by default $GRIDKP_EXECUTOR, or "single".
+
+    docs/camera.md says how they compare.
+    """
+    name = name or os.environ.get("GRIDKP_EXECUTOR") or "single"
+    if name == "events":
+        from rclpy.experimental import EventsExecutor
+
+        return EventsExecutor()
+    return {"single": SingleThreadedExecutor, "multi": MultiThreadedExecutor}[name]()
 
 
 def run_node(
@@ -51,7 +65,7 @@ def run_node(
             raise
         get_logger(name).error(str(error))
         return 1
-    executor = SingleThreadedExecutor()
+    executor = make_executor()
     executor.add_node(node)
     status = 0
     try:

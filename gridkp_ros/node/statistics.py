@@ -22,7 +22,8 @@ class Statistics:
     received: images that arrived; dropped: replaced in the mailbox before they were taken; malformed: refused;
     absorbed, skipped, coasted: as the frame clock decided; forecasts: published; pictures_put_off: absorbed frames
     whose overlay and predicted frames were not drawn because the next frame was due already; busy_s: of the absorbed
-    frames with a forecast; recent_starts: whether each of the last absorbed frames was a fresh start;
+    frames with a forecast, inference_s: what the model took of it, scaling the image included; recent_starts: whether
+    each of the last absorbed frames was a fresh start;
     skipping_since_s: when the frames skipped in a row began, -1 after an absorbed one.
     """
 
@@ -49,6 +50,7 @@ class Statistics:
     recent_starts: deque[bool] = field(default_factory=lambda: deque(maxlen=_OF_ABSORBED))
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     busy_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    inference_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     latency_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def count(self, observation: Observation, now_s: float) -> None:
@@ -97,7 +99,9 @@ class Statistics:
             "last_error": self.last_error,
             "last_error_age_s": f"{now_s - self.last_error_s:.0f}" if self.last_error else "",
         }
-        for name, series in (("processing_ms", self.busy_s), ("forecast_latency_ms", self.latency_s)):
+        for name, series in (
+            ("processing_ms", self.busy_s), ("inference_ms", self.inference_s), ("forecast_latency_ms", self.latency_s)
+        ):
             recent = tuple(series)
             for percent in (50, 95):
                 value = f"{1e3 * np.percentile(recent, percent):.1f}" if recent else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 from gridkp_ros.node.resources import find_resource
 
@@ -17,3 +18,17 @@ def dds_environment() -> dict[str, str]:
         return {}
     name = _NAMES[1] if os.environ.get("ROS_DISTRO", "") in _OLD_NAME_DISTROS else _NAMES[0]
     return {name: str(find_resource("config/fastdds_large_images.xml"))}
+
+
+def isolate() -> None:
+    """Keep the processes started from here on to themselves and their DDS settings to ours, unless the user chose.
+
+    A domain of their own, discovery on this machine alone, and a transport that does not lose images.
+    """
+    os.environ.update(dds_environment())
+    if "ROS_DOMAIN_ID" not in os.environ:
+        os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 101))
+    if "ROS_AUTOMATIC_DISCOVERY_RANGE" not in os.environ:
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        if os.environ.get("ROS_DISTRO") == "humble":
+            os.environ["ROS_LOCALHOST_ONLY"] = "1"
