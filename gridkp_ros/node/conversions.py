@@ -15,6 +15,9 @@ from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, Predicted
 from gridkp_ros.runtime import Forecast, Manifest, Observation
 
 _NS = 1_000_000_000
+UNKNOWN_LATENCY_NS = -_NS  # what `latency` says where stamps and the node's time are of different clocks
+_CLOCKS_AGREE_NS = 100_000_000  # clocks of two machines, kept together
+_OLDEST_NS = 60 * _NS  # no camera and no driver is that late
 
 
 def time_message(stamp_ns: int) -> Time:
@@ -32,6 +35,17 @@ def duration_message(duration_ns: int) -> Duration:
 def stamp_ns(time: Time | Duration) -> int:
     """Return a Time or Duration in nanoseconds."""
     return int(time.sec) * _NS + int(time.nanosec)
+
+
+def exposure_age_ns(now_ns: int, exposure_ns: int) -> int:
+    """Return the time from an exposure to now, UNKNOWN_LATENCY_NS where the two cannot be of one clock.
+
+    An exposure that lies up to 0.1 s ahead, by clocks not quite together, counts as now.
+    """
+    passed_ns = now_ns - exposure_ns
+    if not -_CLOCKS_AGREE_NS <= passed_ns <= _OLDEST_NS:
+        return UNKNOWN_LATENCY_NS
+    return max(passed_ns, 0)
 
 
 def flat(values: np.ndarray, typecode: str = "f") -> array.array:
@@ -58,9 +72,9 @@ def keypoints_message(observation: Observation, header: Header, model_id: str) -
 
 
 def forecast_message(
-    forecast: Forecast, header: Header, *, frames_dropped: int = 0, now_ns: int = 0
+    forecast: Forecast, header: Header, *, frames_dropped: int = 0, latency_ns: int = UNKNOWN_LATENCY_NS
 ) -> KeypointForecast:
-    """Convert a forecast; now_ns is the time of publication."""
+    """Convert a forecast; latency_ns is the time from exposure to publication."""
     return KeypointForecast(
         header=header,
         epoch=forecast.epoch,
@@ -79,7 +93,7 @@ def forecast_message(
         point_names=list(forecast.point_names),
         named_mean=flat(forecast.named_mean),
         named_covariance=flat(forecast.named_covariance),
-        latency=duration_message(now_ns - forecast.stamp_ns),
+        latency=duration_message(latency_ns),
         frames_since_start=forecast.frames_since_start,
         frames_dropped=frames_dropped,
         model_id=forecast.model_id,

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -27,7 +27,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
 from gridkp_ros.image_messages import ImageError, message_to_array
-from gridkp_ros.node.conversions import stamp_ns, time_message
+from gridkp_ros.node.conversions import exposure_age_ns, stamp_ns, time_message
 from gridkp_ros.node.health import Health
 from gridkp_ros.node.images import choose_converter
 from gridkp_ros.node.mailbox import Job, Mailbox
@@ -39,7 +39,7 @@ from gridkp_ros.node.ros_logging import forward_logging
 from gridkp_ros.node.running import run_node
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
 from gridkp_ros.node.statistics import Statistics
-from gridkp_ros.runtime import BundleError, Predictor, PredictorError
+from gridkp_ros.runtime import BundleError, Forecast, Predictor, PredictorError
 
 _GPU_SAMPLES = 10
 _THROTTLE_S = 5.0
@@ -274,10 +274,12 @@ class PredictorNode(LifecycleNode):
         message, predictor, statistics, settings = (
             received.message, self._predictor, self._statistics, self._settings
         )
-        image = message_to_array(message, self._convert)
+        image = message_to_array(message, self._convert, settings.max_image_pixels)
         self._image_size = image.shape[1::-1]
         header = self._header(received)
+        begun_s = time.monotonic()
         observation = predictor.observe(image, stamp_ns(header.stamp))
+        observe_s = time.monotonic() - begun_s
         statistics.count(observation, time.monotonic())
         if observation.started:
             self.get_logger().info(f"epoch {observation.epoch} starts: {observation.start_reason}")
@@ -289,16 +291,33 @@ class PredictorNode(LifecycleNode):
         if observation.ready:
             samples, begun_s = self.num_samples(settings), time.monotonic()
             forecast = predictor.forecast(settings.horizon_steps, samples, settings.temperature, settings.seed)
-            self._pose_s = (time.monotonic() - begun_s) / (settings.horizon_steps * samples)
-            now_ns = self.get_clock().now().nanoseconds
-            self._publishing.forecast(forecast, header, frames_dropped=statistics.dropped, now_ns=now_ns)
+            forecast_s = time.monotonic() - begun_s
+            self._pose_s = forecast_s / (settings.horizon_steps * samples)
+            statistics.inference_s.append(observe_s + forecast_s)
+            forecast, latency_ns = self.as_exposed(forecast, settings)
+            self._publishing.forecast(forecast, header, frames_dropped=statistics.dropped, latency_ns=latency_ns)
             statistics.forecasts += 1
-            statistics.latency_s.append((now_ns - forecast.stamp_ns) * 1e-9)
+            if latency_ns >= 0:
+                statistics.latency_s.append(latency_ns * 1e-9)
         if self._pictures_may_be_drawn():
             encoding = getattr(message, "encoding", "rgb8")
             self._publishing.pictures(predictor, settings, image, encoding, header, observation, forecast)
         if forecast is not None:
             statistics.busy_s.append(time.monotonic() - start_s)
+
+    def as_exposed(self, forecast: Forecast, settings: Settings) -> tuple[Forecast, int]:
+        """Return a forecast whose times count from the exposure, and the time from there to now in ns (-1 s: unknown).
+
+        header.stamp stays the image's own; where it is later than the exposure, the steps are that much nearer to it.
+        """
+        late_ns = round(settings.input_latency * 1e9)
+
+        def earlier(view: Forecast) -> Forecast:
+            others = tuple(earlier(other) for other in view.others)
+            return replace(view, time_from_start_ns=view.time_from_start_ns - late_ns, others=others)
+
+        now_ns = self.get_clock().now().nanoseconds
+        return earlier(forecast) if late_ns else forecast, exposure_age_ns(now_ns, forecast.stamp_ns - late_ns)
 
     def _pictures_may_be_drawn(self) -> bool:
         """Pictures are for people and give way to a frame that waits to be absorbed, but not for long."""

@@ -55,9 +55,9 @@ class Publishing:
         """Publish an absorbed frame's observation."""
         self._keypoints.publish(keypoints_message(observation, header, model_id))
 
-    def forecast(self, forecast: Forecast, header: Header, *, frames_dropped: int, now_ns: int) -> None:
-        """Publish a forecast; now_ns is the time of publication."""
-        self._forecast.publish(forecast_message(forecast, header, frames_dropped=frames_dropped, now_ns=now_ns))
+    def forecast(self, forecast: Forecast, header: Header, *, frames_dropped: int, latency_ns: int) -> None:
+        """Publish a forecast; latency_ns is the time from exposure to now."""
+        self._forecast.publish(forecast_message(forecast, header, frames_dropped=frames_dropped, latency_ns=latency_ns))
 
     def pictures(
         self,

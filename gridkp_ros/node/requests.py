@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -19,14 +19,18 @@ from gridkp_ros.srv import GetForecast
 if TYPE_CHECKING:
     from gridkp_ros.node.predictor_node import PredictorNode
 
+_MAX_WAITING = 8
+
 
 class Requests:
     """~/get_forecast and ~/reset. What they ask for is done between two frames, by the worker."""
 
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
-        # Requests wait for the worker, one after the other; in the default group images would wait with them.
-        group = MutuallyExclusiveCallbackGroup()
+        self._waiting = 0  # requests taken in and not answered yet; of the executor's thread alone
+        # Requests wait for the worker; in the default group images would wait with them. In a group that takes one at a
+        # time DDS would hold the others, and drop the oldest of more than ten without a word.
+        group = ReentrantCallbackGroup()
         self._services = [
             node.create_service(GetForecast, "~/get_forecast", self._on_get_forecast, callback_group=group),
             node.create_service(Trigger, "~/reset", self._on_reset, callback_group=group),
@@ -54,9 +58,11 @@ class Requests:
         response.success, response.message, _ = await self._in_worker(reset)
         return response
 
-    def _in_worker(self, work: Any) -> Future:
+    async def _in_worker(self, work: Any) -> tuple[bool, str, Any]:
         """Run work() -> (success, message, result) between two frames; an exception becomes its message."""
         future, node = Future(), self._node
+        if self._waiting >= _MAX_WAITING:
+            return False, f"{self._waiting} requests are waiting already: ask again when they are answered", None
 
         def job() -> None:
             try:
@@ -70,14 +76,22 @@ class Requests:
                 node.executor.wake()
 
         if not node.submit(job):
-            future.set_result((False, "the node is not active: activate it first", None))
-        return future
+            return False, "the node is not active: activate it first", None
+        self._waiting += 1
+        try:
+            return await future
+        finally:
+            self._waiting -= 1
 
     def _answer(self, request: GetForecast.Request) -> tuple[bool, str, KeypointForecast | None]:
         """Answer a GetForecast request. Raises PredictorError or SettingsError for what cannot be."""
         node = self._node
         # The parameters' ranges hold here too: a request holds the stream up for as long as it takes.
-        asked = {"horizon_steps": request.horizon_steps, "num_samples": request.num_samples}
+        asked = {
+            "horizon_steps": request.horizon_steps,
+            "num_samples": request.num_samples,
+            "temperature": round(request.temperature, 6),  # a float32: 0.01 is in range
+        }
         settings, _ = node.settings.changed({name: value for name, value in asked.items() if value})
         predictor = node.predictor
         indices = list(request.moved_keypoints)
@@ -94,13 +108,12 @@ class Requests:
                 f"{samples} samples of {horizon} steps would take about {takes_s:.1f} s here, and without images for "
                 f"more than {may_s:.1f} s (max_coast_steps) the stream starts afresh: ask for fewer"
             ), None
-        temperature = request.temperature or settings.temperature
         if indices:
             moved = dict(zip(indices, points.reshape(-1, 2).tolist(), strict=True))
-            forecast = predictor.what_if(moved, horizon, samples, temperature, request.seed)
+            forecast = predictor.what_if(moved, horizon, samples, settings.temperature, request.seed)
         else:
-            forecast = predictor.forecast(horizon, samples, temperature, request.seed)
+            forecast = predictor.forecast(horizon, samples, settings.temperature, request.seed)
         header = Header(stamp=time_message(forecast.stamp_ns), frame_id=node.frame_id)
-        now_ns = node.get_clock().now().nanoseconds
-        message = forecast_message(forecast, header, frames_dropped=node.statistics.dropped, now_ns=now_ns)
+        forecast, latency_ns = node.as_exposed(forecast, settings)
+        message = forecast_message(forecast, header, frames_dropped=node.statistics.dropped, latency_ns=latency_ns)
         return True, "", message

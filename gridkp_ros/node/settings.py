@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gridkp_ros.geometry import GeometryError, Region, seen_parts
+from gridkp_ros.image_messages import MAX_IMAGE_PIXELS
 from gridkp_ros.runtime.predictor import MAX_POSES_PER_FORECAST
 
 # What has to be made anew when a parameter changes while the node runs.
@@ -79,6 +80,10 @@ class Settings:
         "", "Which eye of a side-by-side stereo image the model sees, or both; empty: the whole image.",
         choices=("", "left", "right", "both"), restarts=PREDICTOR,
     )
+    max_image_pixels: int = _parameter(
+        MAX_IMAGE_PIXELS, "Images of more pixels are refused; compressed ones before they are decoded.",
+        low=1, high=1 << 30,
+    )
     transport: str = _parameter(
         "raw", "What to subscribe to: raw is `image`, compressed is `image/compressed`.",
         choices=("raw", "compressed"), restarts=SUBSCRIPTION,
@@ -96,6 +101,10 @@ class Settings:
         True, "Put predicted frames back in place in an image of the source's size and encoding; false: model size."
     )
     publish_overlay: bool = _parameter(True, "Publish the drawn image while somebody subscribes to ~/overlay.")
+    input_latency: float = _parameter(
+        0.0, "Seconds by which header.stamp is later than the exposure, as of a driver that stamps on arrival; forecasts "
+        "then count their times from the exposure.", low=-1.0, high=1.0,
+    )
     stale_after_s: float = _parameter(
         1.0, "Seconds without an image after which the diagnostics report stale input.", low=0.05, high=3600.0
     )

@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.conversions import (
     duration_message,
+    exposure_age_ns,
     flat,
     forecast_message,
     frames_message,
@@ -34,6 +35,14 @@ def test_durations_keep_every_nanosecond(value: int) -> None:
 
 def test_times_before_the_epoch_become_zero() -> None:
     assert stamp_ns(time_message(-5)) == 0
+
+
+@pytest.mark.parametrize(
+    ("passed_ns", "answer_ns"),
+    [(0, 0), (5_000_000, 5_000_000), (-20_000_000, 0), (-NS, -NS), (100 * NS, -NS), (-(2**62), -NS), (2**62, -NS)],
+)
+def test_an_age_is_told_only_where_both_times_can_be_of_one_clock(passed_ns: int, answer_ns: int) -> None:
+    assert exposure_age_ns(1000 * NS + passed_ns, 1000 * NS) == answer_ns
 
 
 def test_flat_is_row_major_and_copies() -> None:
@@ -86,7 +95,7 @@ def test_observation_and_forecast_keep_their_numbers(tiny_bundle_path: Path) -> 
     np.testing.assert_array_equal(np.array(keypoints.cells).reshape(-1, 2), seen.cells)
     assert list(keypoints.point_names) == ["left", "right"] and len(keypoints.named_points) == 4
     forecast = predictor.forecast(6, 9)
-    message = forecast_message(forecast, header, frames_dropped=7, now_ns=seen.stamp_ns + 5_000_000)
+    message = forecast_message(forecast, header, frames_dropped=7, latency_ns=5_000_000)
     assert (message.num_samples, message.num_keypoints, message.frames_dropped) == (9, 4, 7)
     assert stamp_ns(message.latency) == 5_000_000 and stamp_ns(message.period) == forecast.period_ns
     for name, shape in {"points": (9, 6, 4, 2), "sample_weights": (9,), "mean": (6, 4, 2), "covariance": (6, 4, 3),

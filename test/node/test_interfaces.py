@@ -22,6 +22,10 @@ FIELDS = {
     "msg/PredictedFrames.msg": """
         std_msgs/Header header; builtin_interfaces/Duration[] time_from_start; uint16 sample;
         sensor_msgs/Image[] frames""",
+    "msg/StreamStatistics.msg": """
+        std_msgs/Header header; float32 latency_ms; float32 processing_ms; float32 forecast_ms; uint16 num_samples;
+        uint32 received; uint32 absorbed; uint32 skipped; uint32 coasted; uint32 dropped; uint32 malformed;
+        uint32 failures; uint32 forecasts""",
     "srv/GetForecast.srv": """
         uint16 horizon_steps; uint16 num_samples; float32 temperature; uint32 seed; uint16[] moved_keypoints;
         float32[] moved_points; bool success; string message; KeypointForecast forecast""",
