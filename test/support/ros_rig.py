@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,9 @@ from std_msgs.msg import Header
 from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.node.predictor_node import PredictorNode
+from support.waiting import wait_for
 
 NS = 1_000_000_000
-TIMEOUT_S = 20.0
-
-
-def wait_for(done: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until done() holds; fail the test naming what did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s:.0f} s"
-        time.sleep(0.005)
 
 
 def picture(index: int = 0, width: int = 96, height: int = 64) -> np.ndarray:
@@ -53,7 +44,7 @@ class Rig:
         os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=random.SystemRandom().randrange(1, 101))
-        chosen = {"model": str(model), "reliability": "reliable", "warmup_frames": 3, **parameters}
+        chosen = {"model": str(model), "reliability": "reliable", "warmup_frames": 3, "num_samples": 1, **parameters}
         chosen.setdefault("scene_cut_threshold", 1.0)
         overrides = [Parameter(name, value=value) for name, value in chosen.items()]
         self.node = PredictorNode(context=self.context, parameter_overrides=overrides)
