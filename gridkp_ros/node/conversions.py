@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -11,7 +12,8 @@ from builtin_interfaces.msg import Duration, Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
+from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames, StreamStatistics
+from gridkp_ros.node.statistics import Statistics
 from gridkp_ros.runtime import Forecast, Manifest, Observation
 
 _NS = 1_000_000_000
@@ -97,6 +99,21 @@ def forecast_message(
         frames_since_start=forecast.frames_since_start,
         frames_dropped=frames_dropped,
         model_id=forecast.model_id,
+    )
+
+
+def statistics_message(
+    statistics: Statistics, header: Header, latency_ns: int, processing_s: float, forecast_s: float, num_samples: int
+) -> StreamStatistics:
+    """Say how the node keeps up: of one image, and the counts so far."""
+    counts = ("received", "absorbed", "skipped", "coasted", "dropped", "malformed", "failures", "forecasts")
+    return StreamStatistics(
+        header=header,
+        latency_ms=latency_ns * 1e-6 if latency_ns >= 0 else math.nan,
+        processing_ms=1e3 * processing_s,
+        forecast_ms=1e3 * forecast_s,
+        num_samples=num_samples,
+        **{name: getattr(statistics, name) for name in counts},
     )
 
 

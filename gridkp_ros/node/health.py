@@ -1,48 +1,148 @@
-"""How it goes, once a second on /diagnostics."""
+"""How it goes: once a second on /diagnostics, a status for each aspect, in every state of the node."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+
+from gridkp_ros.node.statistics import ERROR, OK, WARN
+from gridkp_ros.node.transport import chosen_transport
 
 if TYPE_CHECKING:
     from gridkp_ros.node.predictor_node import PredictorNode
 
+_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+
 
 class Health:
-    """Publishes the node's diagnostics."""
+    """Publishes four statuses: input, forecast, model and node."""
 
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
+        self._cpu_s, self._looked_s = time.process_time(), time.monotonic()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A steady clock: diagnostics go on when simulated time stands still.
-        self._timer = node.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def close(self) -> None:
-        """Take the timer and the publisher away."""
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_publisher(self._publisher)
+        node.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_timer(self) -> None:
-        node = self._node
-        node.receiver.follow_publishers()
-        now_s, statistics, predictor = time.monotonic(), node.statistics, node.predictor
-        status = DiagnosticStatus(name=f"{node.get_fully_qualified_name()}: forecast", hardware_id=predictor.model_id)
-        if node.active:
-            level, status.message = statistics.verdict(
-                now_s,
-                period_s=predictor.manifest.period_s,
-                stale_after_s=node.settings.stale_after_s,
-                topic=node.receiver.topic,
-            )
-        else:
-            level, status.message = 0, "inactive"
-        status.level = bytes([level])
-        values = {"provider": predictor.provider, "model": predictor.model_id, **statistics.values(now_s)}
-        status.values = [KeyValue(key=k, value=v) for k, v in values.items()]
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = node.get_clock().now().to_msg()
+        self._node.receiver.follow_publishers()
+        message = DiagnosticArray(status=[self._input(), self._forecast(), self._model(), self._process()])
+        message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+
+    def _status(
+        self, aspect: str, hardware_id: str, verdict: tuple[int, str], values: dict[str, str]
+    ) -> DiagnosticStatus:
+        level, sentence = verdict
+        return DiagnosticStatus(
+            level=bytes([level]), name=f"{self._node.get_fully_qualified_name()}: {aspect}", message=sentence,
+            hardware_id=hardware_id, values=[KeyValue(key=k, value=v) for k, v in values.items()],
+        )
+
+    def _resting(self) -> tuple[int, str]:
+        """Say that the node is not active, and why it is not if it was refused."""
+        return (ERROR, self._node.refusal) if self._node.refusal else (OK, self._node.state)
+
+    def _input(self) -> DiagnosticStatus:
+        node, now_s = self._node, time.monotonic()
+        receiver, statistics = node.receiver, node.statistics
+        count, unheard = receiver.publishers()
+        verdict = self._resting()
+        if node.active:
+            verdict = statistics.input_verdict(
+                now_s, stale_after_s=node.settings.stale_after_s, topic=receiver.topic, clocks_apart=node.clocks_apart
+            )
+            level, sentence = verdict
+            if unheard:
+                verdict = (ERROR if len(unheard) == count else WARN), f"no image comes from {unheard[0]}"
+            elif node.clock_stands_still:
+                verdict = WARN, "use_sim_time is set, and nothing has come on /clock yet"
+            elif statistics.last_image_s < 0 and count == 0 and (others := receiver.elsewhere()):
+                verdict = level, f"{sentence}, which nobody publishes; there are images on {', '.join(others)}"
+        values = {
+            "topic": receiver.topic,
+            "reliability": receiver.reliability,
+            "publishers": str(count),
+            "incompatible_publishers": "; ".join(unheard),
+            **statistics.input_values(now_s),
+        }
+        return self._status("input", node.frame_id, verdict, values)
+
+    def _forecast(self) -> DiagnosticStatus:
+        node, now_s = self._node, time.monotonic()
+        statistics, predictor = node.statistics, node.predictor
+        verdict = self._resting()
+        values = statistics.values(now_s)
+        if predictor is not None:
+            period_s = predictor.manifest.period_s
+            if node.active:
+                verdict = statistics.verdict(
+                    now_s, period_s=period_s, stale_after_s=node.settings.stale_after_s, topic=node.receiver.topic
+                )
+            values = {
+                "provider": predictor.provider, "model": predictor.model_id, **values,
+                "period_kept": statistics.period_kept(period_s),
+            }
+        return self._status("forecast", "" if predictor is None else predictor.model_id, verdict, values)
+
+    def _model(self) -> DiagnosticStatus:
+        node = self._node
+        statistics, predictor = node.statistics, node.predictor
+        if predictor is None:
+            return self._status("model", "", self._resting(), {"parameter": node.settings.model})
+        verdict = OK, f"{predictor.model_id} on {predictor.provider}"
+        if node.loading:
+            verdict = OK, f"{verdict[1]}; loading {node.loading}"
+        elif node.load_failure:
+            verdict = WARN, f"{verdict[1]} goes on: {node.load_failure}"
+        manifest = predictor.manifest
+        values = {
+            "model": predictor.model_id,
+            "family": manifest.family,
+            "provider": predictor.provider,
+            "period_ms": f"{1e3 * manifest.period_s:.1f}",
+            "trusted_steps": str(manifest.trusted_steps),
+            "ready": str(statistics.ready).lower(),
+            "epoch": str(statistics.epoch),
+            "frames_since_start": str(statistics.frames_since_start),
+            "coasted": str(statistics.coasted),
+            "last_start": statistics.start_reason,
+            "loading": node.loading,
+            "load_failure": node.load_failure,
+        }
+        return self._status("model", predictor.model_id, verdict, values)
+
+    def _process(self) -> DiagnosticStatus:
+        node = self._node
+        cpu_s, now_s = time.process_time(), time.monotonic()
+        cpu = 100 * (cpu_s - self._cpu_s) / max(now_s - self._looked_s, 1e-6)
+        self._cpu_s, self._looked_s = cpu_s, now_s
+        verdict = OK, node.state
+        unheard = node.unheard_subscribers()
+        if unheard:
+            verdict = WARN, "; ".join(unheard)
+        if node.unknown_parameters:
+            verdict = WARN, "; ".join(node.unknown_parameters)
+        values = {
+            "state": node.state,
+            "cpu_percent": f"{cpu:.0f}",
+            "rss_mb": f"{_resident_mb():.1f}",
+            "executor": type(node.executor).__name__,
+            "rmw": rclpy.get_rmw_implementation_identifier(),
+            "dds_transport": chosen_transport() or "default",
+            "unknown_parameters": "; ".join(node.unknown_parameters),
+            "incompatible_subscribers": "; ".join(unheard),
+        }
+        return self._status("node", socket.gethostname(), verdict, values)
+
+
+def _resident_mb() -> float:
+    """Memory of this process, MiB (Linux's /proc)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_MB

@@ -1,19 +1,24 @@
 """The lifecycle node that turns a camera's images into keypoints, forecasts and predicted frames.
 
 Two threads: the executor's receives images and answers requests, the worker's owns the Predictor. Between them lies a
-mailbox of one, so a camera faster than the model never builds up delay. This module holds parameters, life cycle and
-the worker; `receiving`, `publishing`, `requests` and `health` hold what their names say. Of the package's rooms only
-`runtime` (and `geometry`) is used here.
+mailbox of one, so a camera faster than the model never builds up delay. A third thread comes and goes: it loads another
+model beside the stream when a parameter asks for one, and the worker changes over between two frames. This module holds
+parameters, life cycle and the worker; `receiving`, `publishing`, `requests`, `samples` and `health` hold what their
+names say. Of the package's rooms only `runtime` (and `geometry`) is used here.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import math
 import sys
 import threading
 import time
 import traceback
-from contextlib import ExitStack
-from dataclasses import fields, replace
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -27,7 +32,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
 from gridkp_ros.image_messages import ImageError, message_to_array
-from gridkp_ros.node.conversions import exposure_age_ns, stamp_ns, time_message
+from gridkp_ros.node.conversions import exposure_age_ns, stamp_ns, statistics_message, time_message
 from gridkp_ros.node.health import Health
 from gridkp_ros.node.images import choose_converter
 from gridkp_ros.node.mailbox import Job, Mailbox
@@ -35,15 +40,45 @@ from gridkp_ros.node.publishing import Publishing
 from gridkp_ros.node.receiving import Received, Receiver
 from gridkp_ros.node.requests import Requests
 from gridkp_ros.node.resources import ResourceError, find_model
-from gridkp_ros.node.ros_logging import forward_logging
+from gridkp_ros.node.ros_logging import forward_logging, said_while
 from gridkp_ros.node.running import run_node
+from gridkp_ros.node.samples import SampleBudget, rehearse
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
 from gridkp_ros.node.statistics import Statistics
-from gridkp_ros.runtime import BundleError, Forecast, Predictor, PredictorError
+from gridkp_ros.runtime import Bundle, BundleError, Forecast, Predictor, PredictorError
+from gridkp_ros.runtime.engine import EngineError, choose_provider
 
-_GPU_SAMPLES = 10
 _THROTTLE_S = 5.0
 _PICTURES_PUT_OFF = 4  # in a row: then somebody who looks sees something again
+
+
+_REFUSALS = (SettingsError, ResourceError, BundleError, PredictorError)
+
+Transition = Callable[["PredictorNode", LifecycleState], TransitionCallbackReturn]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A Predictor, the settings it was made with, and how many samples it manages."""
+
+    predictor: Predictor
+    settings: Settings
+    budget: SampleBudget
+
+
+def _told(transition: Transition) -> Transition:
+    """Log an exception in a transition, which rclpy would turn into an error state without a word."""
+
+    @functools.wraps(transition)
+    def run(node: PredictorNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.refuse(f"{transition.__name__} failed: unexpected {type(error).__name__}: {error}")
+            node.get_logger().error("".join(traceback.format_exception(error)))
+            return TransitionCallbackReturn.ERROR
+
+    return run
 
 
 class PredictorNode(LifecycleNode):
@@ -53,26 +88,38 @@ class PredictorNode(LifecycleNode):
         super().__init__("predictor_node", **kwargs)
         forward_logging(self.get_logger())
         self._settings = self._declare_parameters()
+        self.unknown_parameters = self._find_unknown_parameters()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._predictor: Predictor | None = None
+        self._predictor_settings = self._settings  # that the Predictor was made with
+        self._budget: SampleBudget | None = None
+        self._start_reason = ""  # of the next activation's first frame
         self._convert = None
         self._mailbox: Mailbox[Received] = Mailbox()
         self._pictures_put_off = 0
-        self._pose_s = 0.0  # what one step of one sample took in the newest forecast
         self._worker: threading.Thread | None = None
+        self._loader: threading.Thread | None = None
+        self._wanted: Settings | None = None  # what the loader is to load, or is loading
+        self._loader_lock = threading.Lock()  # for a loader that ends while something else becomes wanted
         self._statistics = Statistics()
         self._receiver = Receiver(self, lambda: self._settings)
         self._publishing: Publishing | None = None
         self._made = ExitStack()  # what on_configure made, to be destroyed again
         self._active = False
         self._image_size: tuple[int, int] | None = None  # width, height of the newest image
-        self._frame_id = ""
+        self.state = "unconfigured"
+        self.refusal = ""  # why the last transition failed
+        self.load_failure = ""  # why the model that parameters asked for last is not in use
+        self.frame_id = ""  # of the newest image observed
+        # In every state there is an answer, and a word on how it goes.
+        Requests(self)
+        Health(self)
 
     # -- what the node's other parts read
 
     @property
     def settings(self) -> Settings:
-        """The parameters' values in use."""
+        """The parameters' values."""
         return self._settings
 
     @property
@@ -96,14 +143,40 @@ class PredictorNode(LifecycleNode):
         return self._active
 
     @property
-    def frame_id(self) -> str:
-        """Of the newest image observed."""
-        return self._frame_id
+    def loading(self) -> str:
+        """The model that is being loaded beside the stream; empty without one."""
+        wanted = self._wanted
+        return "" if wanted is None else f"{wanted.model or 'the default model'} on {wanted.provider}"
 
     @property
-    def pose_s(self) -> float:
-        """Seconds that one step of one sample took in the newest forecast; 0 before the first."""
-        return self._pose_s
+    def samples_that_fit(self) -> int:
+        """How many samples of a forecast fit the period, as the newest frames went."""
+        return self._budget.samples
+
+    def forecast_s(self, samples: int, horizon_steps: int) -> float:
+        """Return how many seconds a forecast is likely to take."""
+        return self._budget.forecast_s(samples, horizon_steps)
+
+    @property
+    def clock_stands_still(self) -> bool:
+        """Whether the node waits for the first /clock."""
+        return self.get_clock().now().nanoseconds == 0
+
+    @property
+    def clocks_apart(self) -> bool:
+        """Whether the newest image's stamp and the node's time cannot be of one clock."""
+        return exposure_age_ns(round(self._statistics.stamp_age_s * 1e9), 0) < 0
+
+    def unheard_subscribers(self) -> list[str]:
+        """Return a sentence for each subscriber whose QoS does not fit."""
+        return [] if self._publishing is None else self._publishing.unheard_subscribers()
+
+    def why_not_active(self) -> str:
+        """Say what stands between a request and its answer."""
+        if self.state == "finalized":
+            return "the node is shut down: start it again"
+        steps = "configure and activate it first" if self.state == "unconfigured" else "activate it first"
+        return f"the node is not active but {self.state}: {steps}" + (f" ({self.refusal})" if self.refusal else "")
 
     # -- parameters
 
@@ -124,16 +197,37 @@ class PredictorNode(LifecycleNode):
             values[spec.name] = self.declare_parameter(spec.name, default, descriptor).value
         return Settings().changed(values)[0]
 
+    def _find_unknown_parameters(self) -> list[str]:
+        """Return a sentence, which is also logged, for each value given at start for a parameter that there is not."""
+        sentences = []
+        names = [name for name in self._parameter_overrides if not self.has_parameter(name)]
+        for name in sorted(n for n in names if not n.startswith("qos_overrides.")):
+            near = difflib.get_close_matches(name, [spec.name for spec in fields(Settings)], n=1)
+            hint = f": did you mean {near[0]!r}?" if near else "; docs/ros.md lists all there are"
+            sentences.append(f"parameter {name!r} is unknown and without effect{hint}")
+            self.get_logger().warning(sentences[-1])
+        return sentences
+
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Check new values together with the others and put them to use at once, or refuse them with the reason."""
+        """Check new values together with the others and put them to use, or refuse them with the reason.
+
+        What makes another Predictor necessary is loaded at once where no images come in. While they do it is loaded
+        beside them, after all that can be checked quickly: images are received on this thread.
+        """
         names = {spec.name for spec in fields(Settings)}
         try:
             settings, restarts = self._settings.changed({p.name: p.value for p in parameters if p.name in names})
-            if PREDICTOR in restarts and self._image_size is not None:
-                settings.check_region(*self._image_size)
-            if PREDICTOR in restarts and self._predictor is not None:
-                self._replace_predictor(self._make_predictor(settings))
-        except (SettingsError, ResourceError, BundleError, PredictorError) as error:
+            if PREDICTOR in restarts:
+                if self._image_size is not None:
+                    settings.check_region(*self._image_size)
+                if self._active:
+                    self._load_beside(settings)
+                elif self._predictor is not None:
+                    predictor = self._make_predictor(settings)
+                    predictor.epoch = self._predictor.epoch
+                    self._predictor, self._predictor_settings = predictor, settings
+                    self._start_reason = "parameters changed"
+        except _REFUSALS as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._settings = settings
         if SUBSCRIPTION in restarts:
@@ -142,23 +236,35 @@ class PredictorNode(LifecycleNode):
 
     # -- life cycle
 
+    def refuse(self, sentence: str) -> TransitionCallbackReturn:
+        """Log why a transition fails, keep it for the diagnostics and for requests, and return its failure."""
+        self.refusal = sentence
+        self.get_logger().error(sentence)
+        return TransitionCallbackReturn.FAILURE
+
+    @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the bundle and make the publishers and services."""
+        """Load the bundle and make the publishers."""
         try:
-            self._predictor = self._make_predictor(self._settings)
-        except (ResourceError, BundleError, PredictorError) as error:
-            self.get_logger().error(f"cannot configure: {error}")
-            return TransitionCallbackReturn.FAILURE
+            self._predictor, self._predictor_settings = self._make_predictor(self._settings), self._settings
+        except _REFUSALS as error:
+            return self.refuse(f"cannot configure: {error}")
         self._convert, sentence = choose_converter()
         self.get_logger().info(sentence)
         self._publishing = Publishing(self)
         self._made.callback(self._publishing.close)
-        self._made.callback(Requests(self).close)
-        self._made.callback(Health(self).close)
+        self._start_reason = "first frame"
+        self.state, self.refusal, self.load_failure = "inactive", "", ""
         return TransitionCallbackReturn.SUCCESS
 
+    @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start predicting."""
+        """Run every graph once, on made-up images, and start predicting."""
+        try:
+            self._budget = self._warm_up(self._predictor, self._settings)
+            self._predictor.reset(self._start_reason)
+        except _REFUSALS as error:
+            return self.refuse(f"cannot activate: {error}")
         result = super().on_activate(state)
         self._statistics = Statistics(active_since_s=time.monotonic())
         self._mailbox = Mailbox()
@@ -167,27 +273,32 @@ class PredictorNode(LifecycleNode):
         self._worker = threading.Thread(target=self._work, args=(self._mailbox,), name="predictor", daemon=True)
         self._worker.start()
         self._receiver.open(self._mailbox, self._statistics)
+        self.state, self.refusal = "active", ""
         return result
 
+    @_told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop predicting; the next activation starts afresh."""
         self.stop()
-        if self._predictor is not None:
-            self._predictor.reset("activated again")
+        self._start_reason = "activated again"
+        self.state = "inactive"
         return super().on_deactivate(state)
 
+    @_told
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the bundle, publishers and services."""
+        """Release the bundle and the publishers."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and release everything, from any state."""
         self._release()
+        self.state = "finalized"
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Return to unconfigured after an exception in a transition."""
+        """Return to unconfigured after an exception in a transition; from there it can be configured again."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
@@ -201,15 +312,26 @@ class PredictorNode(LifecycleNode):
             self._worker = None
         self._image_size = None
 
+    def destroy_node(self) -> None:
+        """Stop, wait for what is being loaded, and destroy the node."""
+        self.stop()
+        self._wanted = None
+        if (loader := self._loader) is not None:
+            loader.join()
+        super().destroy_node()
+
     def _release(self) -> None:
         self.stop()
+        self._wanted = None
         self._made.close()
-        self._predictor = self._publishing = None
+        self._predictor = self._publishing = self._budget = None
+        self.state = "unconfigured"
+
+    # -- models
 
     def _make_predictor(self, settings: Settings) -> Predictor:
         path = find_model(settings.model)
-        self.get_logger().info(f"loading {path} (provider {settings.provider}; TensorRT takes minutes the first time)"
-                               if settings.provider == "tensorrt" else f"loading {path}")
+        self.get_logger().info(f"loading {path}")
         predictor = Predictor(
             path,
             provider=settings.provider,
@@ -229,17 +351,87 @@ class PredictorNode(LifecycleNode):
         )
         return predictor
 
-    def _replace_predictor(self, predictor: Predictor) -> None:
+    def _warm_up(self, predictor: Predictor, settings: Settings) -> SampleBudget:
+        """Run every graph once and measure; the log shows what the time goes into where a GPU's engines are built."""
+        start_s = time.monotonic()
+        slow = settings.provider != "cpu"
+        with said_while(self.get_logger(), "still getting the graphs ready on the GPU") if slow else nullcontext():
+            budget = rehearse(
+                predictor, horizon_steps=settings.horizon_steps, num_samples=settings.num_samples,
+                region=settings.region(), render=settings.publish_frames,
+            )
+        said = f"ready after {time.monotonic() - start_s:.2f} s of warm-up"
+        if not settings.num_samples:
+            said += f"; {self._samples_sentence(budget.samples, settings)}"
+        self.get_logger().info(said)
+        return budget
+
+    def _samples_sentence(self, samples: int, settings: Settings) -> str:
+        return f"{samples} samples of {settings.horizon_steps} steps fit the period (num_samples is 0)"
+
+    def _load_beside(self, settings: Settings) -> None:
+        """Let the loader make a Predictor of these settings while the stream goes on with the old one.
+
+        Raises what can be found out without opening graphs: ResourceError, BundleError, PredictorError.
+        """
+        if _same_model(settings, self._predictor_settings):
+            self._wanted = None
+            return
+        Bundle.load(find_model(settings.model))
+        try:
+            choose_provider(settings.provider)
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+        with self._loader_lock:
+            self._wanted = settings
+            if self._loader is None:
+                self._loader = threading.Thread(target=self._load, name="loader", daemon=True)
+                self._loader.start()
+
+    def _load(self) -> None:
+        """Load what is wanted until nothing else is (the loader's thread)."""
+        while True:
+            with self._loader_lock:
+                settings = self._wanted
+                if settings is None or not self.context.ok():
+                    self._loader = None
+                    return
+            try:
+                predictor = self._make_predictor(settings)
+                found = _Model(predictor, settings, self._warm_up(predictor, settings))
+            except Exception as error:  # whatever it was, the old model goes on and the reason is said
+                found = error
+            done = threading.Event()
+            self.executor.create_task(self._on_loaded, settings, found, done)
+            while not done.wait(0.2) and self.context.ok() and self._wanted is settings:
+                pass
+
+    def _on_loaded(self, settings: Settings, found: _Model | Exception, done: threading.Event) -> None:
+        """Change over to a model that was loaded, or return to the old one's parameters (the executor's thread)."""
+        if self._wanted is settings:  # else another one is wanted by now, or none
+            self._wanted = None
+            if isinstance(found, _Model):
+                self.load_failure = ""
+                self._change_over(found)
+            else:
+                unexpected = "" if isinstance(found, _REFUSALS) else f"unexpected {type(found).__name__}: "
+                self.load_failure = f"{settings.model or 'the default model'} cannot be used: {unexpected}{found}"
+                self._complain(f"{self.load_failure}. The old one goes on, and its parameters are back")
+                self.set_parameters_atomically(_model_parameters(self._predictor_settings))
+        done.set()
+
+    def _change_over(self, model: _Model) -> None:
         """Hand a new Predictor to the worker, or keep it where none is running."""
 
         def swap() -> None:
             # The epoch goes on counting, so that no receiver takes two streams for one motion.
-            predictor.epoch = self._predictor.epoch
-            predictor.reset("parameters changed")
-            self._predictor = predictor
+            model.predictor.epoch = self._predictor.epoch
+            model.predictor.reset("parameters changed")
+            self._predictor, self._budget = model.predictor, model.budget
             if self._active:
-                self._publishing.model_info(predictor)
+                self._publishing.model_info(model.predictor)
 
+        self._predictor_settings = model.settings
         if not self.submit(swap):
             swap()
 
@@ -258,52 +450,61 @@ class PredictorNode(LifecycleNode):
                 else:
                     self._predict(received)
             except ImageError as error:
-                self._statistics.malformed += 1
-                self._complain(f"image refused: {error}")
-            except PredictorError as error:
+                self._statistics.refuse(f"image refused: {error}", time.monotonic())
+                self.get_logger().error(f"image refused: {error}", throttle_duration_sec=_THROTTLE_S)
+            except (PredictorError, BundleError) as error:  # a graph may be opened when it is first needed
                 self._statistics.failures += 1
                 self._complain(str(error))
             except Exception as error:  # the node goes on with the next image, and says what happened
                 if not self.context.ok():
                     return  # interrupted: the publishers went away in the middle of an image
                 self.report_failure(error)
+            finally:
+                self._statistics.working_since_s = -1.0
 
     def _predict(self, received: Received) -> None:
         """Take one image through: keypoints, forecast, and the pictures somebody subscribed to."""
         start_s = time.monotonic()
-        message, predictor, statistics, settings = (
-            received.message, self._predictor, self._statistics, self._settings
+        message, predictor, budget, statistics, settings = (
+            received.message, self._predictor, self._budget, self._statistics, self._settings
         )
+        statistics.working_since_s = start_s
         image = message_to_array(message, self._convert, settings.max_image_pixels)
         self._image_size = image.shape[1::-1]
         header = self._header(received)
+        statistics.image_size = "{}x{}".format(*self._image_size)
+        statistics.stamp_age_s = (received.arrival_ns - stamp_ns(header.stamp)) * 1e-9
         begun_s = time.monotonic()
         observation = predictor.observe(image, stamp_ns(header.stamp))
         observe_s = time.monotonic() - begun_s
         statistics.count(observation, time.monotonic())
         if observation.started:
             self.get_logger().info(f"epoch {observation.epoch} starts: {observation.start_reason}")
-        self._frame_id = header.frame_id
+        self.frame_id = header.frame_id
         if observation.action != "absorbed":
             return
         self._publishing.keypoints(observation, header, predictor.model_id)
-        forecast = None
+        forecast, forecast_s, samples = None, math.nan, 0
         if observation.ready:
-            samples, begun_s = self.num_samples(settings), time.monotonic()
+            samples, begun_s = settings.num_samples or budget.samples, time.monotonic()
             forecast = predictor.forecast(settings.horizon_steps, samples, settings.temperature, settings.seed)
             forecast_s = time.monotonic() - begun_s
-            self._pose_s = forecast_s / (settings.horizon_steps * samples)
             statistics.inference_s.append(observe_s + forecast_s)
             forecast, latency_ns = self.as_exposed(forecast, settings)
             self._publishing.forecast(forecast, header, frames_dropped=statistics.dropped, latency_ns=latency_ns)
-            statistics.forecasts += 1
-            if latency_ns >= 0:
-                statistics.latency_s.append(latency_ns * 1e-9)
+            statistics.count_forecast(samples, latency_ns, time.monotonic())
         if self._pictures_may_be_drawn():
             encoding = getattr(message, "encoding", "rgb8")
             self._publishing.pictures(predictor, settings, image, encoding, header, observation, forecast)
+        now_s = time.monotonic()
         if forecast is not None:
-            statistics.busy_s.append(time.monotonic() - start_s)
+            statistics.busy_s.append(now_s - start_s)
+            changed = budget.add(now_s - start_s, forecast_s, samples, settings.horizon_steps, now_s)
+            if changed and not settings.num_samples:
+                self.get_logger().info(self._samples_sentence(budget.samples, settings))
+        self._publishing.statistics(statistics_message(
+            statistics, header, self._latency_ns(stamp_ns(header.stamp), settings), now_s - start_s, forecast_s, samples
+        ))
 
     def as_exposed(self, forecast: Forecast, settings: Settings) -> tuple[Forecast, int]:
         """Return a forecast whose times count from the exposure, and the time from there to now in ns (-1 s: unknown).
@@ -316,8 +517,12 @@ class PredictorNode(LifecycleNode):
             others = tuple(earlier(other) for other in view.others)
             return replace(view, time_from_start_ns=view.time_from_start_ns - late_ns, others=others)
 
-        now_ns = self.get_clock().now().nanoseconds
-        return earlier(forecast) if late_ns else forecast, exposure_age_ns(now_ns, forecast.stamp_ns - late_ns)
+        latency_ns = self._latency_ns(forecast.stamp_ns, settings)
+        return earlier(forecast) if late_ns else forecast, latency_ns
+
+    def _latency_ns(self, image_ns: int, settings: Settings) -> int:
+        exposed_ns = image_ns - round(settings.input_latency * 1e9)
+        return exposure_age_ns(self.get_clock().now().nanoseconds, exposed_ns)
 
     def _pictures_may_be_drawn(self) -> bool:
         """Pictures are for people and give way to a frame that waits to be absorbed, but not for long."""
@@ -340,12 +545,6 @@ class PredictorNode(LifecycleNode):
         )
         return Header(stamp=time_message(received.arrival_ns), frame_id=header.frame_id)
 
-    def num_samples(self, settings: Settings) -> int:
-        """Samples of a forecast with these settings."""
-        if settings.num_samples:
-            return settings.num_samples
-        return 1 if self._predictor.provider == "CPUExecutionProvider" else _GPU_SAMPLES
-
     # -- saying what went wrong
 
     def _complain(self, sentence: str) -> None:
@@ -357,6 +556,17 @@ class PredictorNode(LifecycleNode):
         self._statistics.failures += 1
         self._complain(f"unexpected {type(error).__name__}: {error}")
         self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=60.0)
+
+
+def _model_parameters(settings: Settings) -> list[Parameter]:
+    """Return the parameters that a Predictor is made of."""
+    names = [spec.name for spec in fields(Settings) if spec.metadata["restarts"] == PREDICTOR]
+    values = {name: getattr(settings, name) for name in names}
+    return [Parameter(n, value=list(v) if isinstance(v, tuple) else v) for n, v in values.items()]
+
+
+def _same_model(one: Settings, other: Settings) -> bool:
+    return PREDICTOR not in one.changed({p.name: p.value for p in _model_parameters(other)})[1]
 
 
 def _autostart(node: PredictorNode) -> bool:

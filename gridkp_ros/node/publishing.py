@@ -8,11 +8,17 @@ from typing import Any
 import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    qos_check_compatible,
+    qos_policy_name_from_kind,
+)
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames
+from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo, PredictedFrames, StreamStatistics
 from gridkp_ros.node.conversions import (
     forecast_message,
     frames_message,
@@ -24,28 +30,54 @@ from gridkp_ros.node.settings import Settings
 from gridkp_ros.runtime import Forecast, Observation, Predictor
 from gridkp_ros.runtime.drawing import draw_overlay
 
+try:
+    from rclpy.event_handler import PublisherEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks
+
 
 class Publishing:
-    """The topics ~/keypoints ~/forecast ~/frames ~/overlay ~/model_info. Close it to take them away again."""
+    """The topics ~/keypoints ~/forecast ~/frames ~/overlay ~/statistics ~/model_info, until it is closed."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._made = ExitStack()
+        self._with_unheard: set[LifecyclePublisher[Any]] = set()  # that DDS told of a subscriber they do not fit
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._keypoints = self._make(GridKeypoints, "~/keypoints", 10)
         self._forecast = self._make(KeypointForecast, "~/forecast", 10)
         self._frames = self._make(PredictedFrames, "~/frames", 2)
         self._overlay = self._make(Image, "~/overlay", 2)
+        self._statistics = self._make(StreamStatistics, "~/statistics", 10)
         self._model_info = self._make(ModelInfo, "~/model_info", latched)
 
     def _make(self, kind: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher[Any]:
-        publisher = self._node.create_lifecycle_publisher(kind, topic, qos)
+        def on_incompatible_qos(event: Any) -> None:
+            self._with_unheard.add(publisher)
+            self._node.get_logger().warning(
+                f"a subscriber to {publisher.topic_name} hears nothing: its QoS asks for more than is offered "
+                f"({qos_policy_name_from_kind(event.last_policy_kind)})"
+            )
+
+        events = PublisherEventCallbacks(incompatible_qos=on_incompatible_qos)
+        publisher = self._node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=events)
         self._made.callback(self._node.destroy_lifecycle_publisher, publisher)
         return publisher
 
     def close(self) -> None:
         """Destroy the publishers."""
         self._made.close()
+
+    def unheard_subscribers(self) -> list[str]:
+        """Return a sentence for each subscriber that gets nothing because its QoS asks for more than is offered."""
+        sentences = []
+        for publisher in self._with_unheard:
+            for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name):
+                compatibility, reason = qos_check_compatible(publisher.qos_profile, info.qos_profile)
+                if compatibility == QoSCompatibility.ERROR:
+                    name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+                    sentences.append(f"{name} hears nothing on {publisher.topic_name}: {reason.strip(' ;')}")
+        return sentences
 
     def model_info(self, predictor: Predictor) -> None:
         """Say which model is in use."""
@@ -58,6 +90,10 @@ class Publishing:
     def forecast(self, forecast: Forecast, header: Header, *, frames_dropped: int, latency_ns: int) -> None:
         """Publish a forecast; latency_ns is the time from exposure to now."""
         self._forecast.publish(forecast_message(forecast, header, frames_dropped=frames_dropped, latency_ns=latency_ns))
+
+    def statistics(self, message: StreamStatistics) -> None:
+        """Publish how the node keeps up."""
+        self._statistics.publish(message)
 
     def pictures(
         self,

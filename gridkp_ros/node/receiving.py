@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from sensor_msgs.msg import CompressedImage, Image
 
 from gridkp_ros.node.mailbox import Mailbox
 from gridkp_ros.node.settings import Settings
 from gridkp_ros.node.statistics import Statistics
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+# What DDS itself finds to match the publishers there are; Humble has none.
+_BEST_AVAILABLE = getattr(ReliabilityPolicy, "BEST_AVAILABLE", None)
+_IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 
 
 @dataclass(frozen=True)
@@ -62,16 +71,65 @@ class Receiver:
         if self._subscription is not None and self._reliability != self._wanted_reliability():
             self._subscribe()
 
+    @property
+    def reliability(self) -> str:
+        """Of the subscription: reliable or best_effort."""
+        return self._reliability.name.lower()
+
+    def publishers(self) -> tuple[int, list[str]]:
+        """Return how many publishers the topic has, and a sentence for each that cannot be heard."""
+        infos = self._node.get_publishers_info_by_topic(self.topic)
+        wanted = _IMAGE_TYPES[self._settings().transport]
+        unheard = []
+        for info in infos:
+            name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            if info.topic_type != wanted:
+                unheard.append(
+                    f"{name}, which publishes {info.topic_type} on {self.topic}, not {wanted}: set transport, or remap"
+                )
+                continue
+            compatibility, reason = qos_check_compatible(info.qos_profile, self._qos(self._reliability))
+            if compatibility == QoSCompatibility.ERROR:
+                unheard.append(
+                    f"{name}, whose QoS on {self.topic} does not fit ({reason.strip(' ;')}): set reliability to auto"
+                )
+        return len(infos), unheard
+
+    def elsewhere(self) -> list[str]:
+        """Return the topics that somebody publishes images of the wanted type on, other than this one."""
+        wanted = _IMAGE_TYPES[self._settings().transport]
+        return sorted(
+            name for name, types in self._node.get_topic_names_and_types()
+            if wanted in types and name != self.topic and self._node.count_publishers(name)
+        )
+
     def _subscribe(self) -> None:
         self.close()
         self._reliability = self._wanted_reliability()
-        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._reliability)
+        automatic = self._settings().reliability == "auto" and _BEST_AVAILABLE is not None
+        # BEST_AVAILABLE looks at the publishers there are when it is made. Without any it is reliable, and a camera
+        # that comes later with best effort would not be heard.
+        best = automatic and self._node.count_publishers(self.topic) > 0
         kind = CompressedImage if self._settings().transport == "compressed" else Image
         # The topic is resolved already; resolving it again is without effect, unless it is remapped a second time.
-        self._subscription = self._node.create_subscription(kind, self.topic, self._on_image, qos)
-        self._node.get_logger().info(
-            f"subscribed to {self._subscription.topic_name} ({self._reliability.name.lower()})"
+        self._subscription = self._node.create_subscription(
+            kind, self.topic, self._on_image, self._qos(_BEST_AVAILABLE if best else self._reliability),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
         )
+        self._node.get_logger().info(f"subscribed to {self._subscription.topic_name} ({self.reliability})")
+
+    @staticmethod
+    def _qos(reliability: ReliabilityPolicy) -> QoSProfile:
+        return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        """Follow a publisher that cannot be heard as the subscription is, or say that it is not heard."""
+        if self._settings().reliability == "auto":
+            # Not here: this callback belongs to the subscription that would be destroyed.
+            self._node.executor.create_task(self.follow_publishers)
+            return
+        for sentence in self.publishers()[1]:
+            self._node.get_logger().error(f"no image comes from {sentence}")
 
     def _wanted_reliability(self) -> ReliabilityPolicy:
         """Reliable where every publisher is, because nothing is lost then; best effort hears all others too.

@@ -23,7 +23,7 @@ _MAX_WAITING = 8
 
 
 class Requests:
-    """~/get_forecast and ~/reset. What they ask for is done between two frames, by the worker."""
+    """~/get_forecast and ~/reset, in every state of the node. The worker does what they ask for between two frames."""
 
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
@@ -31,15 +31,8 @@ class Requests:
         # Requests wait for the worker; in the default group images would wait with them. In a group that takes one at a
         # time DDS would hold the others, and drop the oldest of more than ten without a word.
         group = ReentrantCallbackGroup()
-        self._services = [
-            node.create_service(GetForecast, "~/get_forecast", self._on_get_forecast, callback_group=group),
-            node.create_service(Trigger, "~/reset", self._on_reset, callback_group=group),
-        ]
-
-    def close(self) -> None:
-        """Take the services away."""
-        for service in self._services:
-            self._node.destroy_service(service)
+        node.create_service(GetForecast, "~/get_forecast", self._on_get_forecast, callback_group=group)
+        node.create_service(Trigger, "~/reset", self._on_reset, callback_group=group)
 
     async def _on_get_forecast(
         self, request: GetForecast.Request, response: GetForecast.Response
@@ -76,7 +69,7 @@ class Requests:
                 node.executor.wake()
 
         if not node.submit(job):
-            return False, "the node is not active: activate it first", None
+            return False, node.why_not_active(), None
         self._waiting += 1
         try:
             return await future
@@ -101,8 +94,8 @@ class Requests:
             return False, sentence, None
         if len(set(indices)) != len(indices):
             return False, f"moved_keypoints {indices} names a keypoint twice", None
-        horizon, samples = settings.horizon_steps, node.num_samples(settings)
-        takes_s, may_s = node.pose_s * horizon * samples, settings.max_coast_steps * predictor.manifest.period_s
+        horizon, samples = settings.horizon_steps, settings.num_samples or node.samples_that_fit
+        takes_s, may_s = node.forecast_s(samples, horizon), settings.max_coast_steps * predictor.manifest.period_s
         if takes_s > may_s:
             return False, (
                 f"{samples} samples of {horizon} steps would take about {takes_s:.1f} s here, and without images for "

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
@@ -31,3 +35,21 @@ def forward_logging(logger: RcutilsLogger) -> None:
     package.addHandler(_ToRos(logger))
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+@contextmanager
+def said_while(logger: RcutilsLogger, sentence: str, every_s: float = 10.0) -> Iterator[None]:
+    """Log a sentence and the seconds passed again and again while something long is done, so that nobody gives up."""
+    done, start_s = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not done.wait(every_s):
+            logger.info(f"{sentence} ({time.monotonic() - start_s:.0f} s)")
+
+    thread = threading.Thread(target=say, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -102,8 +102,8 @@ class Settings:
     )
     publish_overlay: bool = _parameter(True, "Publish the drawn image while somebody subscribes to ~/overlay.")
     input_latency: float = _parameter(
-        0.0, "Seconds by which header.stamp is later than the exposure, as of a driver that stamps on arrival; forecasts "
-        "then count their times from the exposure.", low=-1.0, high=1.0,
+        0.0, "Seconds by which header.stamp is later than the exposure, as of a driver that stamps on arrival; "
+        "forecasts then count their times from the exposure.", low=-1.0, high=1.0,
     )
     stale_after_s: float = _parameter(
         1.0, "Seconds without an image after which the diagnostics report stale input.", low=0.05, high=3600.0

@@ -12,9 +12,15 @@ _OLD_NAME_DISTROS = ("humble", "iron", "jazzy")
 _NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
+def chosen_transport() -> str:
+    """Return the environment's choice of a Fast DDS profile or transport, as NAME=value; empty where there is none."""
+    names = (*_NAMES, "FASTDDS_BUILTIN_TRANSPORTS")
+    return next((f"{name}={os.environ[name]}" for name in names if os.environ.get(name)), "")
+
+
 def dds_environment() -> dict[str, str]:
     """Return the environment variables to add; empty where the user has chosen a Fast DDS profile or transport."""
-    if any(os.environ.get(name) for name in (*_NAMES, "FASTDDS_BUILTIN_TRANSPORTS")):
+    if chosen_transport():
         return {}
     name = _NAMES[1] if os.environ.get("ROS_DISTRO", "") in _OLD_NAME_DISTROS else _NAMES[0]
     return {name: str(find_resource("config/fastdds_large_images.xml"))}

@@ -186,8 +186,9 @@ class Predictor:
         return self._observation(stamp_ns, tick)
 
     def reset(self, reason: str = "requested") -> None:
-        """Forget the stream; the next frame starts afresh and gives this reason."""
+        """Forget the stream and the images' size; the next frame starts afresh and gives this reason."""
         self._clock.reset(reason)
+        self._placements = ()
         self._forget()
 
     # -- answers
