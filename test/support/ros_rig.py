@@ -84,6 +84,24 @@ class Rig:
     def statistics(self) -> Any:
         return self.node._statistics
 
+    def status(self, aspect: str) -> tuple[int, str, dict[str, str]]:
+        """Return the newest diagnostics of an aspect: level (-1 before the first), sentence, values."""
+        name = f"/predictor_node: {aspect}"
+        for status in reversed(self.diagnostics):
+            if status.name == name:
+                return status.level[0], status.message, {v.key: v.value for v in status.values}
+        return -1, "", {}
+
+    def wait_status(self, aspect: str, level: int, sentence: str) -> dict[str, str]:
+        """Wait until an aspect has a level and a sentence; return its values."""
+
+        def said() -> bool:
+            found = self.status(aspect)
+            return found[0] == level and sentence in found[1]
+
+        wait_for(said, f"{aspect} at level {level} with {sentence!r}")
+        return self.status(aspect)[2]
+
     def handled(self) -> int:
         s = self.statistics
         return s.absorbed + s.skipped + s.malformed + s.failures + s.dropped
