@@ -2,7 +2,8 @@
 
 A camera driver can send anything. What does not add up (a step too short, a buffer cut off, an encoding nobody knows)
 is refused with one `ImageError` that names the field and its value, before a pixel is touched: the converters
-themselves read past the row padding (`rosbags-image`) or fail with an assertion.
+themselves read past the row padding (`rosbags-image`) or fail with an assertion. A compressed image says its size in
+its first bytes, which are read before it is decoded: a few kilobytes can unfold to gigabytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+MAX_IMAGE_PIXELS = 4096 * 4096  # holds two eyes in 4K side by side
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
 class ImageError(ValueError):
@@ -78,14 +82,15 @@ def is_compressed(msg: Any) -> bool:
     return hasattr(msg, "format") and not hasattr(msg, "encoding")
 
 
-def check_image_message(msg: Any) -> None:
-    """Raise ImageError unless a sensor_msgs/Image is whole and in an encoding that can be converted."""
+def check_image_message(msg: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+    """Raise ImageError unless a sensor_msgs/Image is whole, not too large and in an encoding that can be converted."""
     encoding = ENCODINGS.get(msg.encoding)
     if encoding is None:
-        raise ImageError(f"image encoding {msg.encoding!r} is not supported: use one of {', '.join(ENCODINGS)}")
+        raise ImageError(f"image encoding {msg.encoding[:40]!r} is not supported: use one of {', '.join(ENCODINGS)}")
     width, height, step, size = int(msg.width), int(msg.height), int(msg.step), len(msg.data)
     if width == 0 or height == 0:
         raise ImageError(f"image of {width}x{height} pixels is empty")
+    _check_size("image", width, height, max_pixels)
     row_bytes = width * encoding.bytes_per_pixel
     if step < row_bytes:
         raise ImageError(
@@ -124,26 +129,59 @@ def _rosbags_convert(msg: Any, encoding: str) -> np.ndarray:
     return image_to_cvimage(msg, encoding)
 
 
-def decode_image(data: bytes, label: str) -> np.ndarray:
+def _check_size(label: str, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{label} of {width}x{height} has {width * height} pixels, at most {max_pixels} are taken "
+            "(the node's parameter max_image_pixels)"
+        )
+
+
+def stated_size(data: np.ndarray) -> tuple[int, int] | None:
+    """Return width and height as the first bytes (uint8 [N]) of a JPEG or PNG state them; None for anything else."""
+    if data[:8].tobytes() == _PNG and data[12:16].tobytes() == b"IHDR" and data.size >= 24:
+        return int.from_bytes(data[16:20].tobytes(), "big"), int.from_bytes(data[20:24].tobytes(), "big")
+    if data[:2].tobytes() != _JPEG:
+        return None
+    position = 2
+    while position + 9 <= data.size and data[position] == 0xFF:
+        marker = int(data[position + 1])
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # fill bytes and markers that stand alone
+            position += 1 if marker == 0xFF else 2
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF: length, precision, height, width
+            height, width = data[position + 5 : position + 9].reshape(2, 2).astype(int) @ (256, 1)
+            return int(width), int(height)
+        position += 2 + int.from_bytes(data[position + 2 : position + 4].tobytes(), "big")
+    return None
+
+
+def decode_image(data: bytes, label: str, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
     """Decode an image file (JPEG, PNG or what else OpenCV reads), from a message or a disk.
 
     Args:
         data: the whole file; a buffer of its bytes will do.
         label: what errors call the image.
+        max_pixels: a JPEG or PNG of more is refused before it is decoded.
 
     Returns:
         uint8 [H,W,3] RGB, or [H,W] grey. Images of 16 bits are scaled by 255/65535; an alpha channel is dropped.
 
     Raises:
-        ImageError: the data are no image, cut short, or neither of 8 nor of 16 bits.
+        ImageError: the data are no image, cut short, too large, or neither of 8 nor of 16 bits.
     """
     array = np.frombuffer(data, np.uint8)
     label = f"{label} ({array.size} bytes)"
     if array.size == 0:
         raise ImageError(f"{label} holds no data")
-    if array[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in array[-64:].tobytes():
+    if array[:2].tobytes() == _JPEG and b"\xff\xd9" not in array[-64:].tobytes():
         # OpenCV would return the rows it has and leave the rest grey, without a word.
         raise ImageError(f"{label} is a JPEG cut short: its end marker is missing")
+    size = stated_size(array)
+    if size is None and array[:8].tobytes().startswith((_JPEG, _PNG)):
+        raise ImageError(f"{label} cannot be decoded: its first bytes do not state a size")
+    if size is not None:
+        _check_size(label, *size, max_pixels)
     try:
         image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -159,30 +197,36 @@ def decode_image(data: bytes, label: str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-def _decode_compressed(msg: Any) -> np.ndarray:
-    label = f"compressed image {msg.format!r}"
+def _decode_compressed(msg: Any, max_pixels: int) -> np.ndarray:
+    label = f"compressed image {msg.format[:40]!r}"
     if "compressedDepth" in msg.format:
         raise ImageError(f"{label} is a depth image: subscribe to the colour camera's compressed topic")
-    return decode_image(msg.data, label)
+    data = np.frombuffer(msg.data, np.uint8)
+    if data.size and not data[:8].tobytes().startswith((_JPEG, _PNG)):
+        raise ImageError(f"{label} ({data.size} bytes) is neither a JPEG nor a PNG: have the camera send one of these")
+    return decode_image(data, label, max_pixels)
 
 
-def message_to_array(msg: Any, convert: Converter | None = None) -> np.ndarray:
+def message_to_array(
+    msg: Any, convert: Converter | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+) -> np.ndarray:
     """Convert a sensor_msgs Image or CompressedImage, of rclpy or of rosbags, to an array.
 
     Args:
         msg: the message. Images of 16 bits are scaled by 255/65535 (the whole range, as `cv_bridge` does); an alpha
             channel is dropped.
         convert: what turns a checked raw image into "rgb8" or "mono8"; `rosbags-image` without one.
+        max_pixels: an image of more is refused.
 
     Returns:
         uint8 [H,W,3] RGB, or [H,W] for grey encodings. It may share the message's memory and be read-only.
 
     Raises:
-        ImageError: the message is malformed, or its encoding is unknown.
+        ImageError: the message is malformed or too large, or its encoding is unknown.
     """
     if is_compressed(msg):
-        return _decode_compressed(msg)
-    check_image_message(msg)
+        return _decode_compressed(msg, max_pixels)
+    check_image_message(msg, max_pixels)
     raw = _tight(msg)
     wanted = "mono8" if ENCODINGS[msg.encoding].grey else "rgb8"
     try:

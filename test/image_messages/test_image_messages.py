@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gridkp_ros.image_messages import ENCODINGS, ImageError, message_to_array
+from gridkp_ros.image_messages import ENCODINGS, ImageError, decode_image, message_to_array, stated_size
 
 
 def scene() -> np.ndarray:
@@ -153,10 +153,53 @@ def test_malformed_compressed_images_are_refused_with_the_reason() -> None:
         message_to_array(compressed(b""))
     with pytest.raises(ImageError, match=r"compressed image 'jpeg' \(\d+ bytes\) is a JPEG cut short"):
         message_to_array(compressed(whole[: len(whole) // 2]))
-    with pytest.raises(ImageError, match="cannot be decoded"):
-        message_to_array(compressed(b"\x00\x01\x02" * 100))
+    with pytest.raises(ImageError, match="cannot be decoded: it is neither JPEG, PNG nor another image file"):
+        decode_image(b"\x00\x01\x02" * 100, "x")
+    with pytest.raises(ImageError, match="its first bytes do not state a size"):
+        message_to_array(compressed(whole[:2] + b"\0" + whole[2:]))
     with pytest.raises(ImageError, match="depth image"):
         message_to_array(compressed(whole, "16UC1; compressedDepth png"))
     png = cv2.imencode(".png", scene())[1].tobytes()
     with pytest.raises(ImageError, match="cannot be decoded"):
         message_to_array(compressed(png[:60], "png"))
+
+
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
+def test_size_of_a_jpeg_is_read_from_its_first_bytes(options: list[int]) -> None:
+    data = cv2.imencode(".jpg", scene(), options)[1]
+    assert stated_size(data) == (32, 24)
+    # An application's own data, fill bytes, and a thumbnail inside of them stand before the frame's header.
+    thumbnail = cv2.imencode(".jpg", scene()[:8, :8])[1].tobytes()
+    extra = b"\xff\xff\xe1" + (2 + len(thumbnail)).to_bytes(2, "big") + thumbnail
+    longer = np.frombuffer(data[:2].tobytes() + extra + data[2:].tobytes(), np.uint8)
+    assert stated_size(longer) == (32, 24) == cv2.imdecode(longer, 1).shape[1::-1]
+
+
+def test_a_small_file_that_unfolds_to_a_large_image_is_refused_before_it_is_decoded(monkeypatch) -> None:
+    bomb = cv2.imencode(".png", np.zeros((5000, 5000), np.uint8))[1].tobytes()
+    assert len(bomb) < 1 << 16
+    decoded = []
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: decoded.append(1))
+    for call in (lambda: message_to_array(compressed(bomb, "png")), lambda: decode_image(bomb, "x.png")):
+        with pytest.raises(ImageError, match=r"of 5000x5000 has 25000000 pixels, at most 16777216 are taken"):
+            call()
+    assert not decoded
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_every_cut_of_the_first_bytes_is_an_image_error_or_a_size(suffix: str) -> None:
+    data = cv2.imencode(suffix, scene())[1]
+    sizes = {stated_size(data[:length]) for length in range(data.size)}
+    assert sizes == {None, (32, 24)}
+
+
+def test_images_above_the_limit_are_refused_with_the_parameter_to_raise() -> None:
+    sentence = r"image of 32x24 has 768 pixels, at most 767 are taken \(the node's parameter max_image_pixels\)"
+    with pytest.raises(ImageError, match=sentence):
+        message_to_array(message(scene(), "rgb8"), max_pixels=767)
+    assert message_to_array(message(scene(), "rgb8"), max_pixels=768).shape == (24, 32, 3)
+
+
+def test_compressed_formats_whose_size_is_not_known_before_are_refused() -> None:
+    with pytest.raises(ImageError, match="neither a JPEG nor a PNG: have the camera send one of these"):
+        message_to_array(compressed(cv2.imencode(".bmp", scene())[1].tobytes(), "bmp"))
