@@ -1,10 +1,11 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# PYTHON names the interpreter to build .venv with; DEMO_OPTIONS and TEST_OPTIONS are handed on.
+# Beside them: `make faults` (docs/faults.md, under 15 minutes) and `make fuzz` (FUZZ_SECONDS in all, 10 minutes).
+# PYTHON names the interpreter to build .venv with; DEMO_OPTIONS, TEST_OPTIONS and FAULT_OPTIONS are handed on.
 PYTHON ?= python3
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: demo test lint setup setup-demo clean
+.PHONY: demo test faults fuzz lint setup setup-demo clean
 
 demo: setup-demo
 	@source scripts/env.sh && exec install/gridkp_ros/lib/gridkp_ros/demo --out out/demo $(DEMO_OPTIONS)
@@ -15,6 +16,16 @@ test: setup lint
 	@source scripts/env.sh && cd test && python -c 'import rclpy, gridkp_ros.msg'
 	@source scripts/env.sh && ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=$$((RANDOM % 100 + 1)) \
 	  pytest $(TEST_OPTIONS)
+
+faults: setup
+	@source scripts/env.sh && pytest test/faults $(FAULT_OPTIONS)
+
+FUZZ_SECONDS ?= 600
+fuzz: setup
+	@source scripts/env.sh && { python -c 'import atheris' 2>/dev/null || pip install -q -r requirements/fuzz.txt; } && \
+	for target in manifest onnx bag; do \
+	  python test/fuzz/fuzz.py $$target --seconds $$(($(FUZZ_SECONDS) / 3)) || exit 1; \
+	done
 
 lint: setup
 	@source scripts/env.sh && ruff check . && lint-imports

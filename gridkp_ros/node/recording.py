@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.rosbag2 import Reader, ReaderError, Writer
+from rosbags.rosbag2 import Reader, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -119,8 +119,10 @@ def read_recording(bag: Path, image_topic: str | None = None) -> Recording:
     try:
         with Reader(bag) as reader:
             recording = _read(reader, bag, image_topic)
-    except (ReaderError, OSError) as error:
-        raise EvaluationError(f"{bag} cannot be read: {error}") from error
+    except EvaluationError:
+        raise
+    except Exception as error:  # storage plug-ins and damaged messages raise their own classes: sqlite3, struct, zstd
+        raise EvaluationError(f"{bag} cannot be read: {str(error) or type(error).__name__}") from error
     if recording.info is None or not recording.keypoints:
         raise EvaluationError(f"{bag}: no keypoints of a predictor were recorded: did it run, and did it see images?")
     return recording

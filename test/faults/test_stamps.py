@@ -58,7 +58,7 @@ def test_stamps_in_reverse(theatre: Theatre) -> None:
 def test_one_impossible_stamp(theatre: Theatre, name: str, stamp: Time) -> None:
     with theatre.fault(name, new_epochs=(0, 2)) as fault:
         theatre.send(stamped(theatre, stamp))
-        fault.said("gap of|stamp jumped back by|stamp .* refused", diagnosed="gap of|stamp jumped back|stamp .* refused")
+        fault.said("gap of|stamp jumped back by|stamp .* refused")
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0], ids=["forward", "back"])

@@ -131,3 +131,17 @@ def test_a_bag_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "bag", tmp_path / "none"):
         with pytest.raises(EvaluationError, match=f"{path} cannot be read"):
             read_recording(path)
+
+
+def test_a_damaged_bag_is_refused_and_no_storage_error_escapes(tmp_path: Path) -> None:
+    """Found by fuzzing: a length of 2^63 bytes in an MCAP file ended in a MemoryError without a word."""
+    bag = BagWriter(tmp_path / "bag")
+    bag.close()
+    (file,) = (tmp_path / "bag").glob("*.db3")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(EvaluationError, match=r"bag cannot be read: \w+"):
+        read_recording(tmp_path / "bag")
+    mcap = tmp_path / "lengths.mcap"
+    mcap.write_bytes(b"\x89MCAP0\r\n\x01" + (2**63 - 1).to_bytes(8, "little") + bytes(40) + b"\x89MCAP0\r\n")
+    with pytest.raises(EvaluationError, match=r"lengths\.mcap cannot be read: \w+"):
+        read_recording(mcap)
