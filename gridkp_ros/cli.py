@@ -228,6 +228,29 @@ def info(
     Console().print(table)
 
 
+@app.command()
+def doctor(
+    model: str = _MODEL,
+    quick: bool = typer.Option(False, "--quick", help="Leave out what takes seconds: GL, DDS round trip, /clock."),
+    as_json: bool = _JSON,
+) -> None:
+    """Say what works on this machine and what is missing; the exit status is 1 if predicting does not work."""
+    from gridkp_ros.doctor import examine, to_json, works
+
+    findings = examine(model, quick=quick)
+    if as_json:
+        _print_json(to_json(findings))
+    else:
+        table = Table("", "", "", "what to do", box=None)
+        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+        for f in findings:
+            texts = (f"{f.area}: {f.name}", f.text, f.advice)
+            table.add_row(f"[{colours[f.status]}]{f.status}[/]", *(text.replace("[", r"\[") for text in texts))
+        Console().print(table)
+    if not works(findings):
+        raise typer.Exit(1)
+
+
 @sim_app.command("render")
 def sim_render(
     out: Path = typer.Argument(..., help="Video to write (.mp4); the truth goes beside it (.npz)."),
@@ -482,7 +505,7 @@ def bench_train(
 def bench_online(
     model: str = _MODEL,
     provider: list[str] = typer.Option([], help="cpu, cuda or tensorrt; repeatable. Default: all that are there."),
-    variant: list[str] = typer.Option([], help="Of the bundle, equal is its graphs as they are; repeatable. Default: all."),
+    variant: list[str] = typer.Option([], help="Of the bundle; equal is its graphs as they are. Default: all."),
     threads: int = typer.Option(0, min=0, help="Of both sides; 0: one for each core."),
     out: Path | None = typer.Option(None, help="Folder for online.json and online.md."),
     quick: bool = typer.Option(False, "--quick", help="Few runs: to see that it works, not how fast."),
