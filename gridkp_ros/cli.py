@@ -235,18 +235,18 @@ def doctor(
     as_json: bool = _JSON,
 ) -> None:
     """Say what works on this machine and what is missing; the exit status is 1 if predicting does not work."""
+    from rich.markup import escape
+
     from gridkp_ros.doctor import examine, to_json, works
 
     findings = examine(model, quick=quick)
     if as_json:
         _print_json(to_json(findings))
     else:
-        table = Table("", "", "", "what to do", box=None)
         colours = {"ok": "green", "warn": "yellow", "fail": "red"}
         for f in findings:
-            texts = (f"{f.area}: {f.name}", f.text, f.advice)
-            table.add_row(f"[{colours[f.status]}]{f.status}[/]", *(text.replace("[", r"\[") for text in texts))
-        Console().print(table)
+            line = f"{f.area}: {f.name}: {f.text}" + (f" ({f.advice})" if f.advice else "")
+            Console().print(f"[{colours[f.status]}]{f.status:4}[/] {escape(line)}", highlight=False, soft_wrap=True)
     if not works(findings):
         raise typer.Exit(1)
 
