@@ -32,10 +32,14 @@ class Health:
         node.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_timer(self) -> None:
-        self._node.receiver.follow_publishers()
-        message = DiagnosticArray(status=[self._input(), self._forecast(), self._model(), self._process()])
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(message)
+        try:
+            self._node.receiver.follow_publishers()
+            message = DiagnosticArray(status=[self._input(), self._forecast(), self._model(), self._process()])
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._publisher.publish(message)
+        except Exception as error:  # which would end the executor, and with it the forecasts
+            if self._node.context.ok():
+                self._node.report_failure(error)
 
     def _status(
         self, aspect: str, hardware_id: str, verdict: tuple[int, str], values: dict[str, str]

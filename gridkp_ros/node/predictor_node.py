@@ -199,14 +199,18 @@ class PredictorNode(LifecycleNode):
 
     def _find_unknown_parameters(self) -> list[str]:
         """Return a sentence, which is also logged, for each value given at start for a parameter that there is not."""
-        sentences = []
         names = [name for name in self._parameter_overrides if not self.has_parameter(name)]
-        for name in sorted(n for n in names if not n.startswith("qos_overrides.")):
-            near = difflib.get_close_matches(name, [spec.name for spec in fields(Settings)], n=1)
-            hint = f": did you mean {near[0]!r}?" if near else "; docs/ros.md lists all there are"
-            sentences.append(f"parameter {name!r} is unknown and without effect{hint}")
-            self.get_logger().warning(sentences[-1])
+        sentences = [_unknown(name) for name in sorted(names) if not name.startswith("qos_overrides.")]
+        for sentence in sentences:
+            self.get_logger().warning(f"{sentence} It is without effect")
         return sentences
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Set parameters, all or none; the refusal of one that there is not names it, which rclpy's own does not."""
+        unknown = [_unknown(p.name) for p in parameter_list if not self.has_parameter(p.name)]
+        if unknown:
+            return SetParametersResult(successful=False, reason=" ".join(unknown))
+        return super().set_parameters_atomically(parameter_list)
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Check new values together with the others and put them to use, or refuse them with the reason.
@@ -229,6 +233,9 @@ class PredictorNode(LifecycleNode):
                     self._start_reason = "parameters changed"
         except _REFUSALS as error:
             return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:  # which would end the executor, and with it the forecasts
+            self.report_failure(error)
+            return SetParametersResult(successful=False, reason=f"unexpected {type(error).__name__}: {error}")
         self._settings = settings
         if SUBSCRIPTION in restarts:
             self._receiver.subscribe_again()
@@ -367,7 +374,7 @@ class PredictorNode(LifecycleNode):
         return budget
 
     def _samples_sentence(self, samples: int, settings: Settings) -> str:
-        return f"{samples} samples of {settings.horizon_steps} steps fit the period (num_samples is 0)"
+        return f"samples of {settings.horizon_steps} steps that fit the period: {samples} (num_samples is 0)"
 
     def _load_beside(self, settings: Settings) -> None:
         """Let the loader make a Predictor of these settings while the stream goes on with the old one.
@@ -556,6 +563,12 @@ class PredictorNode(LifecycleNode):
         self._statistics.failures += 1
         self._complain(f"unexpected {type(error).__name__}: {error}")
         self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=60.0)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, [spec.name for spec in fields(Settings)], n=1)
+    hint = f": did you mean {near[0]!r}?" if near else "; docs/ros.md lists all there are."
+    return f"There is no parameter {name!r}{hint}"
 
 
 def _model_parameters(settings: Settings) -> list[Parameter]:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import product
 from typing import Any
 
 import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import (
-    DurabilityPolicy,
-    QoSCompatibility,
-    QoSProfile,
-    qos_check_compatible,
-    qos_policy_name_from_kind,
-)
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_policy_name_from_kind
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -26,6 +21,7 @@ from gridkp_ros.node.conversions import (
     keypoints_message,
     model_info_message,
 )
+from gridkp_ros.node.matching import endpoint_name, mismatch, of_node
 from gridkp_ros.node.settings import Settings
 from gridkp_ros.runtime import Forecast, Observation, Predictor
 from gridkp_ros.runtime.drawing import draw_overlay
@@ -70,13 +66,12 @@ class Publishing:
 
     def unheard_subscribers(self) -> list[str]:
         """Return a sentence for each subscriber that gets nothing because its QoS asks for more than is offered."""
-        sentences = []
-        for publisher in self._with_unheard:
-            for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name):
-                compatibility, reason = qos_check_compatible(publisher.qos_profile, info.qos_profile)
-                if compatibility == QoSCompatibility.ERROR:
-                    name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-                    sentences.append(f"{name} hears nothing on {publisher.topic_name}: {reason.strip(' ;')}")
+        sentences, node = [], self._node
+        for topic in sorted(publisher.topic_name for publisher in self._with_unheard):
+            subscriptions = node.get_subscriptions_info_by_topic(topic)
+            for own, info in product(of_node(node, node.get_publishers_info_by_topic(topic)), subscriptions):
+                if reason := mismatch(own, info):
+                    sentences.append(f"{endpoint_name(info)} hears nothing on {topic}: {reason}")
         return sentences
 
     def model_info(self, predictor: Predictor) -> None:

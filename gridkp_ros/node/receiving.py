@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from gridkp_ros.node.mailbox import Mailbox
+from gridkp_ros.node.matching import endpoint_name, mismatch, of_node
 from gridkp_ros.node.settings import Settings
 from gridkp_ros.node.statistics import Statistics
 
@@ -78,29 +79,23 @@ class Receiver:
 
     def publishers(self) -> tuple[int, list[str]]:
         """Return how many publishers the topic has, and a sentence for each that cannot be heard."""
-        infos = self._node.get_publishers_info_by_topic(self.topic)
-        wanted = _IMAGE_TYPES[self._settings().transport]
+        node, topic = self._node, self.topic
+        publishers = node.get_publishers_info_by_topic(topic)
         unheard = []
-        for info in infos:
-            name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-            if info.topic_type != wanted:
-                unheard.append(
-                    f"{name}, which publishes {info.topic_type} on {self.topic}, not {wanted}: set transport, or remap"
-                )
-                continue
-            compatibility, reason = qos_check_compatible(info.qos_profile, self._qos(self._reliability))
-            if compatibility == QoSCompatibility.ERROR:
-                unheard.append(
-                    f"{name}, whose QoS on {self.topic} does not fit ({reason.strip(' ;')}): set reliability to auto"
-                )
-        return len(infos), unheard
+        for own in of_node(node, node.get_subscriptions_info_by_topic(topic)):
+            for info in publishers:
+                if reason := mismatch(info, own):
+                    wrong_type = info.topic_type != own.topic_type
+                    cure = "set transport, or remap image" if wrong_type else "set reliability to auto"
+                    unheard.append(f"{endpoint_name(info)} on {topic} ({reason}): {cure}")
+        return len(publishers), unheard
 
     def elsewhere(self) -> list[str]:
-        """Return the topics that somebody publishes images of the wanted type on, other than this one."""
-        wanted = _IMAGE_TYPES[self._settings().transport]
+        """Return the topics that other nodes publish images of the wanted type on, other than this one."""
+        wanted, own = _IMAGE_TYPES[self._settings().transport], f"{self._node.get_fully_qualified_name()}/"
         return sorted(
             name for name, types in self._node.get_topic_names_and_types()
-            if wanted in types and name != self.topic and self._node.count_publishers(name)
+            if wanted in types and name != self.topic and not name.startswith(own) and self._node.count_publishers(name)
         )
 
     def _subscribe(self) -> None:
