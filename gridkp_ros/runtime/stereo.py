@@ -24,6 +24,10 @@ ROW_SIGMAS = 3.0  # rows of the two eyes that differ by more of their standard d
 # is of first order, would be far too small.
 DISPARITY_SIGMAS = 2.0
 
+# What one eye's points err by that the other's do not, on each axis, cells^2: measured on simulated stereo recordings,
+# where the two eyes' errors differ by a cell at every horizon from 0 to 1 s (see docs/stereo.md).
+EYE_VARIANCE_CELLS2 = 0.5
+
 _LENGTHS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}  # of D, by distortion_model
 _STEP_PX = 0.1  # of the numerical derivative of undistortion
 _BACK_PX = 0.5  # an undistorted point must be distorted back to where it came from
@@ -188,21 +192,16 @@ class CameraModel:
         solid = np.concatenate([plane, np.ones((len(plane), 1, 1))], axis=2)
         return cv2.projectPoints(solid, np.zeros(3), np.zeros(3), self.k, self.d)[0]
 
-    def on_plane_with_covariance(self, points: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map pixels [..., 2] with covariances [..., 3] (xx, xy, yy, px^2) to the plane: [..., 2] and [..., 2, 2]."""
-        xx, xy, yy = np.moveaxis(np.asarray(covariance, dtype=np.float64), -1, 0)
-        full = np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2)
+    def on_plane_with_jacobian(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map pixels [..., 2] to the plane, [..., 2], with the derivative by the pixels, [..., 2, 2]."""
         if self.rectified:
-            jacobian = np.diag(1.0 / np.diag(self.p)[:2])
-        else:
-            points = np.asarray(points, dtype=np.float64)
-            columns = []
-            for axis in range(2):
-                step = np.zeros(2)
-                step[axis] = _STEP_PX
-                columns.append((self.on_plane(points + step) - self.on_plane(points - step)) / (2 * _STEP_PX))
-            jacobian = np.stack(columns, axis=-1)  # [..., 2 (plane), 2 (px)]
-        return self.on_plane(points), jacobian @ full @ np.swapaxes(jacobian, -1, -2)
+            jacobian = np.broadcast_to(np.diag(1.0 / np.diag(self.p)[:2]), (*np.shape(points)[:-1], 2, 2))
+            return self.on_plane(points), jacobian
+        points = np.asarray(points, dtype=np.float64)
+        steps = _STEP_PX * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float64)
+        plane = self.on_plane(points[..., None, :] + steps)  # [..., 5, 2]
+        columns = [(plane[..., i, :] - plane[..., i + 1, :]) / (2 * _STEP_PX) for i in (1, 3)]
+        return plane[..., 0, :], np.stack(columns, axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,16 +260,13 @@ class StereoRig:
         """
         left, right = np.broadcast_arrays(np.asarray(left, float), np.asarray(right, float))
         shape = left.shape[:-1]
-        left_covariance = np.broadcast_to(left_covariance, (*shape, 3))
-        right_covariance = np.broadcast_to(right_covariance, (*shape, 3))
-        seen_left, cov_left = self.left.on_plane_with_covariance(left, left_covariance)
-        seen_right, cov_right = self.right.on_plane_with_covariance(right, right_covariance)
+        seen_left, by_left = self.left.on_plane_with_jacobian(left)
+        seen_right, by_right = self.right.on_plane_with_jacobian(right)
         joint = np.zeros((*shape, 4, 4))
-        joint[..., :2, :2], joint[..., 2:, 2:] = cov_left, cov_right
+        joint[..., :2, :2] = by_left @ _matrix(left_covariance) @ np.swapaxes(by_left, -1, -2)
+        joint[..., 2:, 2:] = by_right @ _matrix(right_covariance) @ np.swapaxes(by_right, -1, -2)
         if cross is not None:
-            # The lenses' scale is all that matters here: a cross-covariance is an estimate from few samples.
-            scale_left, scale_right = (np.diag(c.p if c.rectified else c.k)[:2] for c in (self.left, self.right))
-            joint[..., :2, 2:] = cross / (scale_left[:, None] * scale_right[None, :])
+            joint[..., :2, 2:] = by_left @ cross @ np.swapaxes(by_right, -1, -2)
             joint[..., 2:, :2] = np.swapaxes(joint[..., :2, 2:], -1, -2)
         seen = np.concatenate([seen_left, seen_right], axis=-1)
         # Rows agree: condition the Gaussian of (xl, yl, xr, yr) on yl - yr = 0.
@@ -307,7 +303,35 @@ class StereoRig:
         return Points3D(points, covariance[..., upper[0], upper[1]], status, row_sigmas)
 
 
-def cross_covariance(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Covariance between the two eyes over samples that correspond: [S, ..., 2] each, weights [S] -> [..., 2, 2]."""
-    left, right = (v - np.tensordot(weights, v, axes=1) for v in (np.asarray(left, float), np.asarray(right, float)))
-    return np.einsum("s,s...i,s...j->...ij", weights, left, right)
+def share_between_eyes(
+    left: np.ndarray, right: np.ndarray, left_cell: np.ndarray, right_cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tell what the two eyes get wrong alike from what each gets wrong alone.
+
+    Both eyes watch one motion through one model: where the one is mistaken, so is the other. What is left when the two
+    are subtracted does not grow with the horizon (see EYE_VARIANCE_CELLS2). So each eye is given that variance of its
+    own, also where less was stated, and the rest is common to both.
+
+    Args:
+        left, right: covariances [..., 3] (xx, xy, yy), px^2; left_cell, right_cell: size [2] of a cell, px.
+
+    Returns:
+        Both covariances, [..., 3], and the cross-covariance [..., 2, 2], for `StereoRig.triangulate`.
+    """
+    covariances, roots = [], []
+    for covariance, cell in ((left, left_cell), (right, right_cell)):
+        scale = np.diag(np.asarray(cell, dtype=np.float64))
+        unscale = np.linalg.inv(scale)
+        values, axes = np.linalg.eigh(unscale @ _matrix(covariance) @ unscale)  # in cells
+        common = np.sqrt(np.maximum(values - EYE_VARIANCE_CELLS2, 0.0))
+        whole = np.maximum(values, EYE_VARIANCE_CELLS2)
+        full = scale @ (axes * whole[..., None, :] @ np.swapaxes(axes, -1, -2)) @ scale
+        covariances.append(np.stack([full[..., 0, 0], full[..., 0, 1], full[..., 1, 1]], axis=-1))
+        roots.append(scale @ (axes * common[..., None, :] @ np.swapaxes(axes, -1, -2)))
+    return covariances[0], covariances[1], roots[0] @ np.swapaxes(roots[1], -1, -2)
+
+
+def _matrix(covariance: np.ndarray) -> np.ndarray:
+    """[..., 3] (xx, xy, yy) as [..., 2, 2]."""
+    xx, xy, yy = np.moveaxis(np.asarray(covariance, dtype=np.float64), -1, 0)
+    return np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2)

@@ -14,7 +14,8 @@ from gridkp_ros.runtime.stereo import (
     CameraModel,
     StereoError,
     StereoRig,
-    cross_covariance,
+    _matrix,
+    share_between_eyes,
 )
 
 LENSES = {
@@ -156,12 +157,19 @@ def test_binning_region_and_size_of_the_image_are_followed() -> None:
         whole.fitted(640, 240)
 
 
-def test_samples_that_correspond_say_how_the_eyes_move_together() -> None:
-    random = np.random.default_rng(0)
-    together = random.standard_normal((500, 3, 2))
-    weights = np.full(500, 1 / 500)
-    np.testing.assert_allclose(cross_covariance(together, 2 * together, weights)[0], 2 * np.eye(2), atol=0.3)
-    np.testing.assert_allclose(cross_covariance(together[:1], together[:1], np.ones(1)), np.zeros((3, 2, 2)))
+def test_what_both_eyes_get_wrong_alike_is_told_from_what_each_gets_wrong_alone() -> None:
+    cells = np.array([[10.0, 7.5], [10.0, 7.5]])
+    stated = np.array([[900.0, 50.0, 600.0], [20.0, 0.0, 10.0]])  # a far forecast, and a detection
+    left, right, cross = share_between_eyes(stated, stated, *cells)
+    np.testing.assert_allclose(left, right)
+    np.testing.assert_allclose(left[0], stated[0])
+    np.testing.assert_allclose(left[1], [50, 0, 28.125])  # half a cell squared at least
+    np.testing.assert_allclose(cross[1], 0, atol=1e-9)
+    difference = left[0, [0, 2]] + right[0, [0, 2]] - 2 * np.diag(cross[0])
+    np.testing.assert_allclose(difference, [100, 56.25])  # a cell squared, however uncertain the forecast is
+    unlike = share_between_eyes(stated[0], stated[0] * [0.25, -0.25, 0.25], *cells)
+    joint = np.block([[_matrix(unlike[0]), unlike[2]], [unlike[2].T, _matrix(unlike[1])]])
+    assert np.linalg.eigvalsh(joint).min() > 0
 
 
 @pytest.mark.parametrize(
