@@ -54,8 +54,8 @@ class Settings:
     )
     horizon_steps: int = _parameter(15, "Steps forecast, of the model's period each.", low=1, high=1000)
     num_samples: int = _parameter(
-        0, "Sampled futures in each forecast; 0: 1 on the CPU, 10 on a GPU. With 8 or more, the central one "
-        "(sample 0) is left out of mean and covariance.", low=0, high=256,
+        0, "Sampled futures in each forecast; 0: as many as fit the model's period on this machine. With 8 or more, the "
+        "central one (sample 0) is left out of mean and covariance.", low=0, high=256,
     )
     temperature: float = _parameter(1.0, "Factor on the latent noise of samples.", low=0.01, high=10.0)
     seed: int = _parameter(
