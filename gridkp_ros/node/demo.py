@@ -129,7 +129,7 @@ def stream(model: Path, out: Path, *, seed: int, duration_s: float, console: Con
             "predictor_node", logs / "predictor_node.log", remap=(f"image:={IMAGE_TOPIC}",),
             parameters={
                 "autostart": True, "model": str(model), "frame_steps": list(FRAME_STEPS),
-                "frames_at_source_size": False, "reliability": "reliable",
+                "frames_at_source_size": False, "reliability": "reliable", "num_samples": 1,
             },
         )
         stack.callback(predictor.stop)
