@@ -83,7 +83,11 @@ def is_compressed(msg: Any) -> bool:
 
 
 def check_image_message(msg: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
-    """Raise ImageError unless a sensor_msgs/Image is whole, not too large and in an encoding that can be converted."""
+    """Raise ImageError where an image is cut short, too large or of unknown encoding, as seen without decoding it."""
+    if is_compressed(msg):
+        data, label = _compressed_file(msg)
+        _check_file(data, label, max_pixels)
+        return
     encoding = ENCODINGS.get(msg.encoding)
     if encoding is None:
         raise ImageError(f"image encoding {msg.encoding[:40]!r} is not supported: use one of {', '.join(ENCODINGS)}")
@@ -172,16 +176,7 @@ def decode_image(data: bytes, label: str, max_pixels: int = MAX_IMAGE_PIXELS) ->
     """
     array = np.frombuffer(data, np.uint8)
     label = f"{label} ({array.size} bytes)"
-    if array.size == 0:
-        raise ImageError(f"{label} holds no data")
-    if array[:2].tobytes() == _JPEG and b"\xff\xd9" not in array[-64:].tobytes():
-        # OpenCV would return the rows it has and leave the rest grey, without a word.
-        raise ImageError(f"{label} is a JPEG cut short: its end marker is missing")
-    size = stated_size(array)
-    if size is None and array[:8].tobytes().startswith((_JPEG, _PNG)):
-        raise ImageError(f"{label} cannot be decoded: its first bytes do not state a size")
-    if size is not None:
-        _check_size(label, *size, max_pixels)
+    _check_file(array, label, max_pixels)
     try:
         image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -197,14 +192,29 @@ def decode_image(data: bytes, label: str, max_pixels: int = MAX_IMAGE_PIXELS) ->
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-def _decode_compressed(msg: Any, max_pixels: int) -> np.ndarray:
+def _check_file(array: np.ndarray, label: str, max_pixels: int) -> None:
+    """Raise ImageError where the bytes of an image file, uint8 [N], are seen to be cut short or to hold too much."""
+    if array.size == 0:
+        raise ImageError(f"{label} holds no data")
+    if array[:2].tobytes() == _JPEG and b"\xff\xd9" not in array[-64:].tobytes():
+        # OpenCV would return the rows it has and leave the rest grey, without a word.
+        raise ImageError(f"{label} is a JPEG cut short: its end marker is missing")
+    size = stated_size(array)
+    if size is None and array[:8].tobytes().startswith((_JPEG, _PNG)):
+        raise ImageError(f"{label} cannot be decoded: its first bytes do not state a size")
+    if size is not None:
+        _check_size(label, *size, max_pixels)
+
+
+def _compressed_file(msg: Any) -> tuple[np.ndarray, str]:
+    """Return the file in a sensor_msgs/CompressedImage, uint8 [N], and what errors call it."""
     label = f"compressed image {msg.format[:40]!r}"
     if "compressedDepth" in msg.format:
         raise ImageError(f"{label} is a depth image: subscribe to the colour camera's compressed topic")
     data = np.frombuffer(msg.data, np.uint8)
     if data.size and not data[:8].tobytes().startswith((_JPEG, _PNG)):
         raise ImageError(f"{label} ({data.size} bytes) is neither a JPEG nor a PNG: have the camera send one of these")
-    return decode_image(data, label, max_pixels)
+    return data, label
 
 
 def message_to_array(
@@ -225,7 +235,7 @@ def message_to_array(
         ImageError: the message is malformed or too large, or its encoding is unknown.
     """
     if is_compressed(msg):
-        return _decode_compressed(msg, max_pixels)
+        return decode_image(*_compressed_file(msg), max_pixels)
     check_image_message(msg, max_pixels)
     raw = _tight(msg)
     wanted = "mono8" if ENCODINGS[msg.encoding].grey else "rgb8"

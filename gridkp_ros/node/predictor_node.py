@@ -31,8 +31,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
-from gridkp_ros.image_messages import ImageError, message_to_array
-from gridkp_ros.node.conversions import exposure_age_ns, stamp_ns, statistics_message, time_message
+from gridkp_ros.image_messages import ImageError, check_image_message, message_to_array
+from gridkp_ros.node.conversions import exposure_age_ns, stamp_ns, statistics_message
 from gridkp_ros.node.health import Health
 from gridkp_ros.node.images import choose_converter
 from gridkp_ros.node.mailbox import Job, Mailbox
@@ -476,11 +476,15 @@ class PredictorNode(LifecycleNode):
             received.message, self._predictor, self._budget, self._statistics, self._settings
         )
         statistics.working_since_s = start_s
+        header = self._header(received)
+        statistics.stamp_age_s = (received.arrival_ns - stamp_ns(header.stamp)) * 1e-9
+        if (observation := predictor.pass_over(stamp_ns(header.stamp))) is not None:
+            check_image_message(message, settings.max_image_pixels)  # a camera at fault is named, whichever frame it is
+            statistics.count(observation, time.monotonic())
+            return
         image = message_to_array(message, self._convert, settings.max_image_pixels)
         self._image_size = image.shape[1::-1]
-        header = self._header(received)
         statistics.image_size = "{}x{}".format(*self._image_size)
-        statistics.stamp_age_s = (received.arrival_ns - stamp_ns(header.stamp)) * 1e-9
         begun_s = time.monotonic()
         observation = predictor.observe(image, stamp_ns(header.stamp))
         observe_s = time.monotonic() - begun_s
@@ -543,14 +547,13 @@ class PredictorNode(LifecycleNode):
         return True
 
     def _header(self, received: Received) -> Header:
-        """Return the image's own header; an unset stamp is replaced by the time of arrival."""
-        header = received.message.header
-        if stamp_ns(header.stamp) != 0:
-            return header
-        self.get_logger().warning(
-            "images carry no stamp (header.stamp is zero): the time of arrival is used", throttle_duration_sec=60.0
-        )
-        return Header(stamp=time_message(received.arrival_ns), frame_id=header.frame_id)
+        """Return the image's header, and say so where its stamp is the time of arrival."""
+        if not received.stamped:
+            self.get_logger().warning(
+                "images carry no stamp (header.stamp is zero): the time of arrival is used",
+                throttle_duration_sec=60.0,
+            )
+        return received.header
 
     # -- saying what went wrong
 

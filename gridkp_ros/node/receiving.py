@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
+from gridkp_ros.node.conversions import stamp_ns, time_message
 from gridkp_ros.node.mailbox import Mailbox
 from gridkp_ros.node.matching import endpoint_name, mismatch, of_node
 from gridkp_ros.node.settings import Settings
@@ -24,14 +28,56 @@ except ImportError:  # Humble
 # What DDS itself finds to match the publishers there are; Humble has none.
 _BEST_AVAILABLE = getattr(ReliabilityPolicy, "BEST_AVAILABLE", None)
 _IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
+# Images are kept until the executor's thread takes them, which under load may come late; all but the newest are counted
+# as dropped in the mailbox then, and not lost without a word in DDS.
+_DEPTH = 5
+_DEFINITIONS = {
+    "builtin_interfaces/msg/Time": "int32 sec\nuint32 nanosec",
+    "std_msgs/msg/Header": "builtin_interfaces/Time stamp\nstring frame_id",
+    "sensor_msgs/msg/Image": "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\n"
+    "uint8 is_bigendian\nuint32 step\nuint8[] data",
+    "sensor_msgs/msg/CompressedImage": "std_msgs/Header header\nstring format\nuint8[] data",
+}
+
+
+def _image_types() -> Any:
+    """Return rosbags' readers of the image messages, whose pixels are a view of the bytes received.
+
+    rclpy copies them three times on their way into a message, while no other thread of Python runs.
+    """
+    store = get_typestore(Stores.EMPTY)
+    for name, definition in _DEFINITIONS.items():
+        store.register(get_types_from_msg(definition, name))
+    return store
+
+
+_TYPES = _image_types()
 
 
 @dataclass(frozen=True)
 class Received:
-    """An image message, and when it arrived on the node's clock."""
+    """An image as it arrived: serialised, its type, and when, on the node's clock."""
 
-    message: Any
+    data: bytes
+    kind: str
     arrival_ns: int
+
+    @cached_property
+    def message(self) -> Any:
+        """The message, a sensor_msgs Image or CompressedImage of rosbags; its pixels cannot be written to."""
+        return _TYPES.deserialize_cdr(self.data, self.kind)
+
+    @cached_property
+    def stamped(self) -> bool:
+        """Whether the camera set header.stamp."""
+        return stamp_ns(self.message.header.stamp) != 0
+
+    @cached_property
+    def header(self) -> Header:
+        """The image's own header; an unset stamp is replaced by the time of arrival."""
+        header = self.message.header
+        image_ns = stamp_ns(header.stamp) if self.stamped else self.arrival_ns
+        return Header(stamp=time_message(image_ns), frame_id=header.frame_id)
 
 
 class Receiver:
@@ -109,13 +155,14 @@ class Receiver:
         # The topic is resolved already; resolving it again is without effect, unless it is remapped a second time.
         self._subscription = self._node.create_subscription(
             kind, self.topic, self._on_image, self._qos(_BEST_AVAILABLE if best else self._reliability),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos), raw=True,
         )
+        self._kind = _IMAGE_TYPES[self._settings().transport]
         self._node.get_logger().info(f"subscribed to {self._subscription.topic_name} ({self.reliability})")
 
     @staticmethod
     def _qos(reliability: ReliabilityPolicy) -> QoSProfile:
-        return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
+        return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_DEPTH, reliability=reliability)
 
     def _on_incompatible_qos(self, event: Any) -> None:
         """Follow a publisher that cannot be heard as the subscription is, or say that it is not heard."""
@@ -140,11 +187,11 @@ class Receiver:
             return ReliabilityPolicy.RELIABLE
         return ReliabilityPolicy.BEST_EFFORT
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, data: bytes) -> None:
         now_s = time.monotonic()
         statistics = self._statistics
         statistics.received += 1
         statistics.last_image_s = now_s
         statistics.arrivals_s.append(now_s)
-        if self._mailbox.put(Received(message, self._node.get_clock().now().nanoseconds)):
+        if self._mailbox.put(Received(data, self._kind, self._node.get_clock().now().nanoseconds)):
             statistics.dropped += 1

@@ -185,6 +185,15 @@ class Predictor:
                 self._structures[view] = structure
         return self._observation(stamp_ns, tick)
 
+    def pass_over(self, stamp_ns: int) -> Observation | None:
+        """Take in the stamp of a frame that would be skipped, for which its image need not be decoded.
+
+        Returns what `observe` would; None, and nothing is changed, for a frame that has to be observed.
+        """
+        if not self._placements or self._clock.due(stamp_ns):
+            return None
+        return self._observation(stamp_ns, self._clock.tick(stamp_ns))
+
     def reset(self, reason: str = "requested") -> None:
         """Forget the stream and the images' size; the next frame starts afresh and gives this reason."""
         self._clock.reset(reason)
