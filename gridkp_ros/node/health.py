@@ -27,6 +27,7 @@ class Health:
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
         self._cpu_s, self._looked_s = time.process_time(), time.monotonic()
+        self._levels: dict[str, int] = {}  # of each aspect, when it was last told
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A steady clock: diagnostics go on when simulated time stands still.
         node.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -45,10 +46,21 @@ class Health:
         self, aspect: str, hardware_id: str, verdict: tuple[int, str], values: dict[str, str]
     ) -> DiagnosticStatus:
         level, sentence = verdict
+        self._tell(aspect, level, sentence)
         return DiagnosticStatus(
             level=bytes([level]), name=f"{self._node.get_fully_qualified_name()}: {aspect}", message=sentence,
             hardware_id=hardware_id, values=[KeyValue(key=k, value=v) for k, v in values.items()],
         )
+
+    def _tell(self, aspect: str, level: int, sentence: str) -> None:
+        """Log a verdict when it changes: who reads the log alone learns of what lasts, and of its end."""
+        before, self._levels[aspect] = self._levels.get(aspect, OK), level
+        if level == before:
+            return
+        if level == OK:
+            self._node.log.info(f"{aspect}: {sentence} again")
+        else:
+            (self._node.log.error if level == ERROR else self._node.log.warning)(sentence)
 
     def _resting(self) -> tuple[int, str]:
         """Say that the node is not active, and why it is not if it was refused."""

@@ -40,7 +40,7 @@ from gridkp_ros.node.publishing import Publishing
 from gridkp_ros.node.receiving import Received, Receiver
 from gridkp_ros.node.requests import Requests
 from gridkp_ros.node.resources import ResourceError, find_model
-from gridkp_ros.node.ros_logging import forward_logging, said_while
+from gridkp_ros.node.ros_logging import Sparing, forward_logging, said_while
 from gridkp_ros.node.running import run_node
 from gridkp_ros.node.samples import SampleBudget, rehearse
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
@@ -48,7 +48,6 @@ from gridkp_ros.node.statistics import Statistics
 from gridkp_ros.runtime import Bundle, BundleError, Forecast, Predictor, PredictorError
 from gridkp_ros.runtime.engine import EngineError, choose_provider
 
-_THROTTLE_S = 5.0
 _PICTURES_PUT_OFF = 4  # in a row: then somebody who looks sees something again
 
 
@@ -87,6 +86,7 @@ class PredictorNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("predictor_node", **kwargs)
         forward_logging(self.get_logger())
+        self.log = Sparing(self.get_logger())  # for what may happen with every image
         self._settings = self._declare_parameters()
         self.unknown_parameters = self._find_unknown_parameters()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -458,7 +458,7 @@ class PredictorNode(LifecycleNode):
                     self._predict(received)
             except ImageError as error:
                 self._statistics.refuse(f"image refused: {error}", time.monotonic())
-                self.get_logger().error(f"image refused: {error}", throttle_duration_sec=_THROTTLE_S)
+                self.log.error(f"image refused: {error}")
             except (PredictorError, BundleError) as error:  # a graph may be opened when it is first needed
                 self._statistics.failures += 1
                 self._complain(str(error))
@@ -559,7 +559,7 @@ class PredictorNode(LifecycleNode):
 
     def _complain(self, sentence: str) -> None:
         self._statistics.fail(sentence, time.monotonic())
-        self.get_logger().error(sentence, throttle_duration_sec=_THROTTLE_S)
+        self.log.error(sentence)
 
     def report_failure(self, error: Exception) -> None:
         """Count and log an exception that nothing in this package raises on purpose."""

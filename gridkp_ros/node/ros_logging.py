@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,6 +37,45 @@ def forward_logging(logger: RcutilsLogger) -> None:
     package.addHandler(_ToRos(logger))
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+class Sparing:
+    """Logs a sentence at once unless the like of it, the same but for its numbers, was logged a moment ago.
+
+    A throttle tied to a line of code would hold back the second kind of fault for as long as the first goes on.
+    Thread-safe.
+    """
+
+    def __init__(self, logger: RcutilsLogger, every_s: float = 5.0, kinds: int = 64) -> None:
+        self._logger, self._every_s, self._kinds = logger, every_s, kinds
+        self._said_s: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _due(self, sentence: str) -> bool:
+        kind, now_s = re.sub(r"[0-9]+", "#", sentence[:500]), time.monotonic()
+        with self._lock:
+            if now_s - self._said_s.get(kind, -self._every_s) < self._every_s:
+                return False
+            self._said_s[kind] = now_s
+            self._said_s.move_to_end(kind)
+            if len(self._said_s) > self._kinds:
+                self._said_s.popitem(last=False)
+        return True
+
+    def error(self, sentence: str) -> None:
+        """Log as an error."""
+        if self._due(sentence):
+            self._logger.error(sentence)
+
+    def warning(self, sentence: str) -> None:
+        """Log as a warning."""
+        if self._due(sentence):
+            self._logger.warning(sentence)
+
+    def info(self, sentence: str) -> None:
+        """Log for information."""
+        if self._due(sentence):
+            self._logger.info(sentence)
 
 
 @contextmanager
