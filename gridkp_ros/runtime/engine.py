@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -113,6 +114,8 @@ def _open_session(
     options.use_deterministic_compute = True
     # Between two frames the cores are for the robot: threads that spin while they wait would keep them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
     providers: list[Any] = [name]
     if provider == "tensorrt":
@@ -145,7 +148,22 @@ def _open_session(
             f"ONNX Runtime could not start {name} and fell back to {session.get_providers()[0]} "
             f"(its log says why): {_INSTALL[provider]}, or use provider 'cpu'"
         )
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # the file once more, kept to open the session again on other providers
     return session
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Give all graphs of this process one pool of memory: they run one after the other, each in what the last one had.
+
+    It grows by what is asked for, where a graph's own pool would double.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(memory, as_requested)
 
 
 def _engine_cache(model_id: str) -> Path:
