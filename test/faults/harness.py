@@ -169,6 +169,20 @@ class Fault:
             status = self.theatre.diagnostics[-1].message if self.theatre.diagnostics else "no diagnostics"
             raise AssertionError(f"{error}; the node said:\n{said}\nand its diagnostics: {status}") from None
 
+    def answered(self, sentence: str, pattern: str) -> None:
+        """Take in what a service answered to the one who did this; it must hold the pattern."""
+        assert re.search(pattern, sentence), f"{self.title}: answered {sentence!r}, {pattern!r} was expected"
+        self.sentences.append(sentence)
+
+    def came(self, pattern: str, seconds: float) -> bool:
+        """Return whether a line of the process's output holds the pattern within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not self.theatre.node.said(pattern, self.lines_before) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if found := bool(self.theatre.node.said(pattern, self.lines_before)):
+            self.logged(pattern)
+        return found
+
     def logged(self, pattern: str) -> None:
         """Wait for a line of the process's output."""
         node = self.theatre.node

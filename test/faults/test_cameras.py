@@ -1,0 +1,118 @@
+"""Publishers that cannot be heard, that die, or that are one too many."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from gridkp_ros.node.conversions import stamp_ns
+from support.waiting import wait_for
+
+from .actors import start_actor
+from .conftest import MakeTheatre
+from .harness import ONE_SECOND, Theatre
+
+WARN, STALE = DiagnosticStatus.WARN, DiagnosticStatus.STALE
+
+
+def test_a_publisher_of_incompatible_quality_of_service(theatre: Theatre) -> None:
+    """The user asked for reliable, and a second camera offers best effort: it is not heard, and that is said."""
+    with theatre.fault("a best-effort camera where reliable is asked for") as fault:
+        assert theatre.set(reliability="reliable") == (True, "")
+        best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        other = theatre.ros.create_publisher(Image, "image", best_effort)
+        fault.said("incompatible QoS", diagnosed="with incompatible QoS .*set reliability to auto", level=WARN)
+        theatre.ros.destroy_publisher(other)
+        assert theatre.set(reliability="auto")[0]
+
+
+def test_a_publisher_of_another_type(theatre: Theatre) -> None:
+    with theatre.fault("somebody publishes CompressedImage on the image topic") as fault:
+        other = theatre.ros.create_publisher(CompressedImage, "image", 5)
+        fault.diagnosed("publishes sensor_msgs/msg/CompressedImage on /image, not sensor_msgs/msg/Image", WARN)
+        other.publish(CompressedImage(format="jpeg"))
+        theatre.ros.destroy_publisher(other)
+
+
+def test_a_topic_of_another_type(make_theatre: MakeTheatre) -> None:
+    theatre = make_theatre(remap={"image": "/chatter"})
+    other = theatre.ros.create_publisher(String, "/chatter", 5)
+    camera = theatre.camera
+    with_image = theatre.ros.create_publisher(Image, "/chatter", 10)
+    theatre.camera = with_image
+    with theatre.fault("the image topic is remapped to a topic of strings") as fault:
+        other.publish(String(data="no image"))
+        fault.diagnosed("publishes std_msgs/msg/String on /chatter", WARN)
+        theatre.ros.destroy_publisher(other)
+    theatre.ros.destroy_publisher(camera)
+
+
+def test_nobody_publishes_compressed_images(theatre: Theatre) -> None:
+    with theatre.fault("transport is set to compressed, and there are raw images alone", new_epochs=(0, 1)) as fault:
+        assert theatre.set(transport="compressed")[0]
+        fault.diagnosed("/image/compressed")
+        assert theatre.set(transport="raw")[0]
+        wait_for(lambda: theatre.camera.get_subscription_count() > 0, "the subscription to raw images")
+        theatre.begin()
+
+
+def newest_good(theatre: Theatre, epoch: int) -> int:
+    """Return how many images of an epoch were absorbed when its first good forecast came, 0 if none has come yet."""
+    seen = [s for s, k in tuple(theatre.keypoints.items()) if k.epoch == epoch]
+    return next((count for count, stamp in enumerate(seen, start=1) if theatre.good(stamp)), 0)
+
+
+def test_a_camera_killed_and_started_again(make_theatre: MakeTheatre) -> None:
+    theatre = make_theatre()
+    with theatre.fault("the camera's process is killed and started again", new_epochs=(2, 3)) as fault:
+        theatre.drop(2.0)
+        first = start_actor("camera", theatre.domain_id)
+        wait_for(lambda: newest_good(theatre, 2), "good forecasts from the camera's process", 60.0)
+        first.signal(signal.SIGKILL)
+        first.wait()
+        fault.diagnosed("no image on /image for", STALE)
+        second = start_actor("camera", theatre.domain_id)
+        wait_for(lambda: newest_good(theatre, 3), "good forecasts from the second camera", 60.0)
+        assert newest_good(theatre, 3) <= ONE_SECOND
+        fault.logged("epoch 3 starts: gap of")
+        second.close()
+        theatre.begin()
+
+
+def test_two_cameras_on_one_topic(theatre: Theatre) -> None:
+    """Their images differ and their stamps interleave. Both are heard; that there are two is in the diagnostics."""
+    with theatre.fault("a second camera on the topic", new_epochs=(0, 200)) as fault:
+        other = start_actor("camera", theatre.domain_id)
+        wait_for(lambda: theatre.ros.count_publishers("image") > 1, "the second camera", 60.0)
+        theatre.begin()
+        end_s = time.monotonic() + 3.0
+        while time.monotonic() < end_s:
+            theatre.send(theatre.image())
+        fault.diagnosed("publishers: 2")
+        other.close()
+        wait_for(lambda: theatre.ros.count_publishers("image") == 1, "the second camera's end")
+        theatre.begin()
+
+
+def test_a_best_effort_camera(make_theatre: MakeTheatre) -> None:
+    """`reliability: auto` follows a camera that offers best effort and comes after the node."""
+    theatre = make_theatre()
+    with theatre.fault("the camera is replaced by one of best effort", new_epochs=(1, 3)):
+        theatre.drop(2.0)
+        reliable, theatre.camera = theatre.camera, theatre.ros.create_publisher(
+            Image, "image", QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        )
+        theatre.ros.destroy_publisher(reliable)
+        before = len(theatre.keypoints)
+
+        def heard() -> bool:
+            theatre.send(theatre.image())
+            return len(theatre.keypoints) > before
+
+        wait_for(heard, "images of the best-effort camera")
+        assert stamp_ns(next(reversed(theatre.keypoints.values())).header.stamp) > 0
