@@ -67,14 +67,20 @@ def make_node(context: LaunchContext) -> list:
         )
     )
     name = "/".join(["", *filter(None, value["namespace"].split("/")), "predictor_node"])
-    refused = RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node, start_state="configuring", goal_state="unconfigured",
-            entities=[LogInfo(msg=f"{name} refused to configure; its log says why. Correct the parameter with `ros2 "
-                                  f"param set {name} ...`, then: ros2 lifecycle set {name} configure")],
+
+    def refused(verb: str, during: str, back_to: str) -> RegisterEventHandler:
+        cure = f"Correct the parameter with `ros2 param set {name} ...`, then: ros2 lifecycle set {name} {verb}"
+        return RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=node, start_state=during, goal_state=back_to,
+                entities=[LogInfo(msg=f"{name} refused to {verb}; its log says why. {cure}")],
+            )
         )
-    )
-    return [node, activate, refused, change(Transition.TRANSITION_CONFIGURE)]
+
+    return [
+        node, activate, refused("configure", "configuring", "unconfigured"),
+        refused("activate", "activating", "inactive"), change(Transition.TRANSITION_CONFIGURE),
+    ]
 
 
 def generate_launch_description() -> LaunchDescription:

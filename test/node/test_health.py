@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -349,6 +351,14 @@ def test_an_exception_in_a_transition_is_said_and_the_node_can_be_configured_aga
     rig.wait_status("forecast", ERROR, "on_activate failed: unexpected ZeroDivisionError")
     assert rig.node.trigger_configure().name == "SUCCESS"
     assert rig.node.trigger_activate().name == "SUCCESS"
+
+
+def test_autostart_that_fails_ends_with_status_1_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    command = [sys.executable, "-m", "gridkp_ros.node.predictor_node", "--ros-args", "-p", "autostart:=true"]
+    ended = subprocess.run([*command, "-p", "model:=nothing"], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "autostart failed: cannot configure: no model 'nothing'" in ended.stdout + ended.stderr
 
 
 def test_requests_are_answered_in_every_state(make_rig: MakeRig) -> None:

@@ -51,7 +51,7 @@ def test_the_predictor_is_configured_for_every_rig(rig: str, monkeypatch: pytest
     for name, (default, _) in module.ARGUMENTS.items():
         context.launch_configurations[name] = rig if name == "rig" else default
     actions = module.make_node(context)
-    assert isinstance(actions[0], LifecycleNode) and len(actions) == 4
+    assert isinstance(actions[0], LifecycleNode) and len(actions) == 5
     assert rig in module.ARGUMENTS["rig"][1]
     assert yaml.safe_load((ROOT / "config" / "rigs" / f"{rig}.yaml").read_text())["image"]
 
