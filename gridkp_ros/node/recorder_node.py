@@ -102,7 +102,10 @@ class RecorderNode(Node):
         except Exception as error:  # a full disk, say: this thread would die unheard, and the node go on for nothing
             self.failure = error
             if self._opened.is_set():
-                self.get_logger().error(f"recording to {self.path} stops: {error}")
+                self.get_logger().error(
+                    f"recording to {self.path} stops: {error}. What was written up to a second before stays in its .db3 "
+                    "file; where metadata.yaml is missing, `ros2 bag reindex` makes it"
+                )
         finally:
             self._opened.set()
 

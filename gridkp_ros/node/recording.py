@@ -7,6 +7,7 @@ a bag also holds how old each forecast was then.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from gridkp_ros.node.resources import find_resource
 log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 92
+_KEEP_EVERY_S = 1.0
 MESSAGES = ("GridKeypoints", "KeypointForecast", "ModelInfo", "PredictedFrames")
 _BAG_VERSION = 8  # the newest that ROS 2 Humble reads too
 _KEYPOINTS, _FORECAST, _FRAMES, _INFO = (
@@ -66,6 +68,7 @@ class BagWriter:
         self._writer = Writer(path, version=_BAG_VERSION)
         self._writer.open()
         self._connections: dict[str, Any] = {}
+        self._kept_s = time.monotonic()
         self.counts: dict[str, int] = {}
 
     def write(self, topic: str, msgtype: str, arrival_ns: int, data: bytes) -> None:
@@ -74,6 +77,16 @@ class BagWriter:
             self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self._store)
         self._writer.write(self._connections[topic], arrival_ns, data)
         self.counts[topic] = self.counts.get(topic, 0) + 1
+        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Make what is written so far survive a full disk or the end of this process."""
+        # rosbags leaves all of a recording in one transaction, which an accident takes back as a whole.
+        connection = getattr(self._writer.storage, "conn", None)
+        if connection is not None:
+            connection.commit()
+        self._kept_s = time.monotonic()
 
     def write_image(self, topic: str, arrival_ns: int, data: bytes) -> None:
         """Append a serialised sensor_msgs/Image as a JPEG on topic/compressed. Raises ImageError, cv2.error."""
@@ -88,8 +101,13 @@ class BagWriter:
         self.write(f"{topic}/compressed", _COMPRESSED, arrival_ns, serialised)
 
     def close(self) -> None:
-        """Finish the bag."""
-        self._writer.close()
+        """Finish the bag. Where that fails its messages up to the last second stay in the .db3 file."""
+        try:
+            self._writer.close()
+        except Exception:
+            if hasattr(self._writer, "abort"):  # rosbags 0.11
+                self._writer.abort()
+            raise
 
 
 @dataclass

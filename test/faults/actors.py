@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
@@ -56,7 +58,12 @@ def main() -> None:
     parser.add_argument("--reliability", default="reliable")
     chosen = parser.parse_args()
     rclpy.init()
-    camera(chosen.reliability) if chosen.actor == "camera" else listener()
+    try:
+        camera(chosen.reliability) if chosen.actor == "camera" else listener()
+    except (KeyboardInterrupt, ExternalShutdownException, RCLError):
+        pass  # told to end, in the middle of an image perhaps
+    finally:
+        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":
