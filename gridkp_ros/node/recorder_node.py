@@ -103,8 +103,8 @@ class RecorderNode(Node):
             self.failure = error
             if self._opened.is_set():
                 self.get_logger().error(
-                    f"recording to {self.path} stops: {error}. What was written up to a second before stays in its .db3 "
-                    "file; where metadata.yaml is missing, `ros2 bag reindex` makes it"
+                    f"recording to {self.path} stops: {error}. What was written up to a second before stays in its "
+                    ".db3 file; where metadata.yaml is missing, `ros2 bag reindex` makes it"
                 )
         finally:
             self._opened.set()

@@ -311,11 +311,11 @@ def _frames_by_step(message: Any, times_ns: np.ndarray, shape: tuple[int, ...]) 
     """Return the predicted frames of model size by step; frames of another size cannot be compared and are left out."""
     steps = {int(t): step for step, t in enumerate(times_ns, start=1)}
     found = {}
-    for time, picture in zip(message.time_from_start, message.frames, strict=True):
+    for offset, picture in zip(message.time_from_start, message.frames, strict=True):
         frame = message_to_array(picture)
         frame = frame[:, :, None] if frame.ndim == 2 else frame
-        if frame.shape == shape and _ns(time) in steps:
-            found[steps[_ns(time)]] = frame
+        if frame.shape == shape and _ns(offset) in steps:
+            found[steps[_ns(offset)]] = frame
     return found
 
 
