@@ -22,7 +22,7 @@ _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Health:
-    """Publishes four statuses: input, forecast, model and node."""
+    """Publishes a status each of input, forecast, model and node, and of space where both eyes are followed."""
 
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
@@ -35,7 +35,8 @@ class Health:
     def _on_timer(self) -> None:
         try:
             self._node.receiver.follow_publishers()
-            message = DiagnosticArray(status=[self._input(), self._forecast(), self._model(), self._process()])
+            statuses = [self._input(), self._forecast(), *self._space(), self._model(), self._process()]
+            message = DiagnosticArray(status=statuses)
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._publisher.publish(message)
         except Exception as error:  # which would end the executor, and with it the forecasts
@@ -107,6 +108,14 @@ class Health:
                 "period_kept": statistics.period_kept(period_s),
             }
         return self._status("forecast", "" if predictor is None else predictor.model_id, verdict, values)
+
+    def _space(self) -> list[DiagnosticStatus]:
+        """Return a status where both eyes are followed, or somebody wants points in space in vain."""
+        node = self._node
+        if node.space is None or not (node.predictor.num_views == 2 or node.space.problem):
+            return []
+        *verdict, values = node.space.health()
+        return [self._status("space", node.frame_id, tuple(verdict) if node.active else self._resting(), values)]
 
     def _model(self) -> DiagnosticStatus:
         node = self._node

@@ -44,6 +44,7 @@ from gridkp_ros.node.ros_logging import Sparing, forward_logging, said_while
 from gridkp_ros.node.running import run_node
 from gridkp_ros.node.samples import SampleBudget, rehearse
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
+from gridkp_ros.node.space import Space
 from gridkp_ros.node.statistics import Statistics
 from gridkp_ros.runtime import Bundle, BundleError, Forecast, Predictor, PredictorError
 from gridkp_ros.runtime.engine import EngineError, choose_provider
@@ -167,6 +168,11 @@ class PredictorNode(LifecycleNode):
         """Whether the newest image's stamp and the node's time cannot be of one clock."""
         return exposure_age_ns(round(self._statistics.stamp_age_s * 1e9), 0) < 0
 
+    @property
+    def space(self) -> Space | None:
+        """What puts points in space; None before the node is configured."""
+        return None if self._publishing is None else self._publishing.space
+
     def unheard_subscribers(self) -> list[str]:
         """Return a sentence for each subscriber whose QoS does not fit."""
         return [] if self._publishing is None else self._publishing.unheard_subscribers()
@@ -287,6 +293,7 @@ class PredictorNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop predicting; the next activation starts afresh."""
         self.stop()
+        self._publishing.space.clear()
         self._start_reason = "activated again"
         self.state = "inactive"
         return super().on_deactivate(state)
@@ -495,7 +502,7 @@ class PredictorNode(LifecycleNode):
         if observation.action != "absorbed":
             return
         self._publishing.keypoints(observation, header, predictor.model_id)
-        forecast, forecast_s, samples = None, math.nan, 0
+        forecast, forecast_s, samples, latency_ns = None, math.nan, 0, 0
         if observation.ready:
             samples, begun_s = settings.num_samples or budget.samples, time.monotonic()
             forecast = predictor.forecast(settings.horizon_steps, samples, settings.temperature, settings.seed)
@@ -504,6 +511,7 @@ class PredictorNode(LifecycleNode):
             forecast, latency_ns = self.as_exposed(forecast, settings)
             self._publishing.forecast(forecast, header, frames_dropped=statistics.dropped, latency_ns=latency_ns)
             statistics.count_forecast(samples, latency_ns, time.monotonic())
+        self._publishing.space.publish(predictor, settings, header, observation, forecast, latency_ns)
         if self._pictures_may_be_drawn():
             encoding = getattr(message, "encoding", "rgb8")
             self._publishing.pictures(predictor, settings, image, encoding, header, observation, forecast)
@@ -591,7 +599,7 @@ def _autostart(node: PredictorNode) -> bool:
         return True
     for transition in (node.trigger_configure, node.trigger_activate):
         if transition() != TransitionCallbackReturn.SUCCESS:
-            node.get_logger().error("autostart failed; the reason stands above")
+            node.get_logger().error(f"autostart failed: {node.refusal}")
             return False
     return True
 

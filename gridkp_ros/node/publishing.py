@@ -23,6 +23,7 @@ from gridkp_ros.node.conversions import (
 )
 from gridkp_ros.node.matching import endpoint_name, mismatch, of_node
 from gridkp_ros.node.settings import Settings
+from gridkp_ros.node.space import Space
 from gridkp_ros.runtime import Forecast, Observation, Predictor
 from gridkp_ros.runtime.drawing import draw_overlay
 
@@ -31,21 +32,28 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks
 
+_EYES = ("", "right/")  # the first one's topics are those of a single camera
+
 
 class Publishing:
-    """The topics ~/keypoints ~/forecast ~/frames ~/overlay ~/statistics ~/model_info, until it is closed."""
+    """The topics ~/keypoints ~/forecast ~/frames ~/overlay ~/statistics ~/model_info, until it is closed.
+
+    With both eyes these are the left one's, and those of the right one are below ~/right; the pictures show both.
+    """
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._made = ExitStack()
         self._with_unheard: set[LifecyclePublisher[Any]] = set()  # that DDS told of a subscriber they do not fit
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._keypoints = self._make(GridKeypoints, "~/keypoints", 10)
-        self._forecast = self._make(KeypointForecast, "~/forecast", 10)
+        self._keypoints = [self._make(GridKeypoints, f"~/{eye}keypoints", 10) for eye in _EYES]
+        self._forecast = [self._make(KeypointForecast, f"~/{eye}forecast", 10) for eye in _EYES]
         self._frames = self._make(PredictedFrames, "~/frames", 2)
         self._overlay = self._make(Image, "~/overlay", 2)
         self._statistics = self._make(StreamStatistics, "~/statistics", 10)
         self._model_info = self._make(ModelInfo, "~/model_info", latched)
+        self.space = Space(node, self._make)
+        self._made.callback(self.space.close)
 
     def _make(self, kind: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher[Any]:
         def on_incompatible_qos(event: Any) -> None:
@@ -80,11 +88,14 @@ class Publishing:
 
     def keypoints(self, observation: Observation, header: Header, model_id: str) -> None:
         """Publish an absorbed frame's observation."""
-        self._keypoints.publish(keypoints_message(observation, header, model_id))
+        for seen in observation.views:
+            self._keypoints[seen.view].publish(keypoints_message(seen, header, model_id))
 
     def forecast(self, forecast: Forecast, header: Header, *, frames_dropped: int, latency_ns: int) -> None:
         """Publish a forecast; latency_ns is the time from exposure to now."""
-        self._forecast.publish(forecast_message(forecast, header, frames_dropped=frames_dropped, latency_ns=latency_ns))
+        for seen in forecast.views:
+            message = forecast_message(seen, header, frames_dropped=frames_dropped, latency_ns=latency_ns)
+            self._forecast[seen.view].publish(message)
 
     def statistics(self, message: StreamStatistics) -> None:
         """Publish how the node keeps up."""
@@ -102,29 +113,44 @@ class Publishing:
     ) -> None:
         """Draw and publish what somebody subscribed to: the overlay, and predicted frames of a forecast."""
         if settings.publish_overlay and self._overlay.get_subscription_count() > 0:
-            drawn = draw_overlay(
-                image,
-                points=observation.points,
-                confidence=observation.confidence,
-                named_points=observation.named_points,
-                point_names=observation.point_names,
-                forecast_mean=None if forecast is None else forecast.mean,
-                covariance=None if forecast is None else forecast.covariance,
-                named_mean=None if forecast is None else forecast.named_mean,
-                named_covariance=None if forecast is None else forecast.named_covariance,
-            )
-            self._overlay.publish(image_message(drawn, header))
+            self._overlay.publish(image_message(_overlay(image, observation, forecast), header))
         if forecast is None or not settings.publish_frames or self._frames.get_subscription_count() == 0:
             return
         steps = [s for s in settings.frame_steps if s <= forecast.points.shape[1]]
         frames = predictor.render(forecast, steps)
         if settings.frames_at_source_size:
-            background = _with_channels(image, frames.shape[-1])
-            frames = [predictor.place().put_back(frame, background) for frame in frames]
+            whole = [_with_channels(image, frames.shape[-1])] * len(steps)
+            for seen in forecast.views:
+                frames = frames if seen is forecast else predictor.render(seen, steps)
+                place = predictor.place(seen.view)
+                whole = [place.put_back(frame, behind) for frame, behind in zip(frames, whole, strict=True)]
+            frames = whole
         else:
             encoding = "rgb8" if frames.shape[-1] == 3 else "mono8"
         times_ns = [int(forecast.time_from_start_ns[s - 1]) for s in steps]
         self._frames.publish(frames_message(frames, header, times_ns, sample=0, encoding=encoding))
+
+
+def _overlay(image: np.ndarray, observation: Observation, forecast: Forecast | None) -> np.ndarray:
+    """Draw what every eye saw, and where it is going."""
+    futures = [None] * len(observation.views) if forecast is None else forecast.views
+    for seen, future in zip(observation.views, futures, strict=True):
+        foreseen = {}
+        if future is not None:
+            foreseen = {
+                "forecast_mean": future.mean, "covariance": future.covariance, "samples": future.points,
+                "named_mean": future.named_mean, "named_covariance": future.named_covariance,
+            }
+        image = draw_overlay(
+            image,
+            points=seen.points,
+            confidence=seen.confidence,
+            named_points=seen.named_points,
+            point_names=seen.point_names,
+            view_width=image.shape[1] // len(observation.views),
+            **foreseen,
+        )
+    return image
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:

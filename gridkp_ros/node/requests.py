@@ -104,6 +104,7 @@ class Requests:
         if indices:
             moved = dict(zip(indices, points.reshape(-1, 2).tolist(), strict=True))
             forecast = predictor.what_if(moved, horizon, samples, settings.temperature, request.seed)
+            forecast = forecast.views[predictor.view_at(points[:2])]  # of the eye that the first one is moved in
         else:
             forecast = predictor.forecast(horizon, samples, settings.temperature, request.seed)
         header = Header(stamp=time_message(forecast.stamp_ns), frame_id=node.frame_id)

@@ -54,8 +54,8 @@ class Settings:
     )
     horizon_steps: int = _parameter(15, "Steps forecast, of the model's period each.", low=1, high=1000)
     num_samples: int = _parameter(
-        0, "Sampled futures in each forecast; 0: as many as fit the model's period on this machine. With 8 or more, the "
-        "central one (sample 0) is left out of mean and covariance.", low=0, high=256,
+        0, "Sampled futures in each forecast; 0: as many as fit the model's period on this machine. With 8 or more, "
+        "the central one (sample 0) is left out of mean and covariance.", low=0, high=256,
     )
     temperature: float = _parameter(1.0, "Factor on the latent noise of samples.", low=0.01, high=10.0)
     seed: int = _parameter(
@@ -79,6 +79,13 @@ class Settings:
     stereo_half: str = _parameter(
         "", "Which eye of a side-by-side stereo image the model sees, or both; empty: the whole image.",
         choices=("", "left", "right", "both"), restarts=PREDICTOR,
+    )
+    images_rectified: bool = _parameter(
+        False, "The images are rectified already (image_rect); false: points are rectified by camera_info.",
+    )
+    marker_depth_m: float = _parameter(
+        0.06, "Depth of the plane that ~/markers of a single camera lie on, metres; how deep points are is not known.",
+        low=0.001, high=100.0,
     )
     max_image_pixels: int = _parameter(
         MAX_IMAGE_PIXELS, "Images of more pixels are refused; compressed ones before they are decoded.",

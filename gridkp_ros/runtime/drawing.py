@@ -14,6 +14,7 @@ import numpy as np
 
 _SHIFT = 4  # OpenCV's fractional bits: sub-pixel positions to 1/16
 _ELLIPSE_CORNERS = 28
+_SAMPLES_DRAWN, _SAMPLE_OPACITY = 12, 0.4
 _WHITE, _BLACK, _YELLOW = (255, 255, 255), (0, 0, 0), (255, 225, 60)
 
 
@@ -147,6 +148,21 @@ def _draw_futures(
             cv2.polylines(layer, outlines, True, color, 1, cv2.LINE_AA, _SHIFT)
 
 
+def _draw_samples(
+    image: np.ndarray, start: np.ndarray, samples: np.ndarray, colors: Sequence[tuple], thickness: int
+) -> None:
+    """Draw paths from start [n,2] along each of samples [S,T,n,2], in place, faint."""
+    layer = image.copy()
+    first = np.broadcast_to(start, (len(samples), 1, *start.shape))
+    paths = np.moveaxis(np.concatenate([first, samples], axis=1), 2, 0)  # [n, S, T+1, 2]
+    drawable = np.isfinite(paths).all(axis=(2, 3))
+    corners = _fixed(np.where(drawable[..., None, None], paths, 0.0), 4.0 * max(image.shape[:2]))
+    for lines, shown, color in zip(corners, drawable, colors, strict=True):
+        if shown.any():
+            cv2.polylines(layer, list(lines[shown]), False, color, thickness, cv2.LINE_AA, _SHIFT)
+    cv2.addWeighted(layer, _SAMPLE_OPACITY, image, 1.0 - _SAMPLE_OPACITY, 0.0, dst=image)
+
+
 def draw_rings(image: np.ndarray, points: np.ndarray, radius: float) -> None:
     """Ring points [K,2] px in place, in the keypoints' colours: where they were expected."""
     for point, color in zip(np.asarray(points), keypoint_colors(len(points)), strict=True):
@@ -163,11 +179,13 @@ def draw_overlay(
     point_names: Sequence[str] = (),
     forecast_mean: np.ndarray | None = None,
     covariance: np.ndarray | None = None,
+    samples: np.ndarray | None = None,
     named_mean: np.ndarray | None = None,
     named_covariance: np.ndarray | None = None,
     ellipse_steps: Sequence[int] | None = None,
     probability: float = 0.9,
     text: str = "",
+    view_width: int = 0,
 ) -> np.ndarray:
     """Draw what is known of one frame on a copy of it.
 
@@ -176,20 +194,24 @@ def draw_overlay(
         points: keypoints [K,2] px; confidence: [K] in [0, 1], sizes the dots (NaN: full size).
         named_points: [M,2] px, ringed and labelled with point_names.
         forecast_mean: [T,K,2] px, drawn as paths that start at `points`; covariance: [T,K,3] xx, xy, yy px^2.
+        samples: [S,T,K,2] px, several futures, drawn as faint paths beside their mean (the first dozen).
         named_mean: [T,M,2] px; named_covariance: [T,M,3] px^2: the same for the named points.
         ellipse_steps: indices into T whose ellipses are drawn; the last one without it.
         probability: mass inside an ellipse.
         text: one line at the top left.
+        view_width: of the part of the image that one eye sees, which sizes are chosen for; 0: the whole image.
 
     Returns:
         uint8 [H,W,3] RGB, a new array.
     """
     out = to_rgb(image)
-    size = max(0.35, min(out.shape[:2]) / 480.0)
+    size = max(0.35, min(out.shape[0], view_width or out.shape[1]) / 480.0)
     thin = max(1, round(size))
     count = 0 if points is None else len(points)
     colors = keypoint_colors(count)
     layer = None
+    if points is not None and samples is not None and len(samples) > 1:
+        _draw_samples(out, np.asarray(points), samples[:_SAMPLES_DRAWN], colors, thin)
     if points is not None and forecast_mean is not None and len(forecast_mean):
         steps = (len(forecast_mean) - 1,) if ellipse_steps is None else ellipse_steps
         layer = out.copy()

@@ -117,6 +117,11 @@ class Predictor:
         return self.manifest.model_id
 
     @property
+    def stereo_half(self) -> str:
+        """Which eye of a side-by-side image is seen: "left", "right", "both", or "" for the whole image."""
+        return self._stereo_half
+
+    @property
     def frames_since_start(self) -> int:
         """Frames absorbed in this epoch."""
         return self._frames

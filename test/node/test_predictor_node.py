@@ -458,7 +458,7 @@ def test_a_configuration_that_fails_half_way_leaves_nothing_behind(
     assert (len(list(rig.node.publishers)), len(list(rig.node.services))) == before
     for _ in range(2):
         assert rig.node.trigger_configure().name == "SUCCESS"
-        assert len(rig.node._managed_entities) == 6
+        assert len(rig.node._managed_entities) == 11
         assert rig.node.trigger_cleanup().name == "SUCCESS"
     assert (len(list(rig.node.publishers)), len(list(rig.node.services))) == before
 
