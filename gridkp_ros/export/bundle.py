@@ -16,6 +16,7 @@ from gridkp_ros.export import graphs
 from gridkp_ros.export.card import model_card
 from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
 from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
+from gridkp_ros.familiarity import Familiarity
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import FAMILY, GridKeypointConfig
 from gridkp_ros.runtime.bundle import Bundle, Manifest, Probe, TensorSpec, sha256_of
@@ -178,7 +179,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         p = checkpoint.probe
         probe = Probe(p.point_names, p.weight, p.bias, p.covariance)
     training = dict(checkpoint.record)
-    baselines = training.pop("baselines", None)
+    baselines, familiarity = training.pop("baselines", None), training.pop("familiarity", None)
     noise = TensorSpec("noise", checkpoint.model.dynamics.latent_shape)
     gridded = config.stage1.gridding
     shapes = graphs.state_shapes(checkpoint.model.dynamics)
@@ -202,6 +203,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         licence=config.licence,
         probe=probe,
         baselines=TrackModels.from_dict(baselines) if baselines else None,
+        familiarity=Familiarity.from_dict(familiarity) if familiarity else None,
         provenance={
             "description": config.description,
             "training": training,

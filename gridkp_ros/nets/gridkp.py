@@ -206,6 +206,12 @@ class Vision(nn.Module):
         xy = kp.spatial_expectation(weights)
         return kp.snap_to_grid(xy, self.config.height, self.config.width) if snap else xy
 
+    @staticmethod
+    def confidence(logits: Tensor) -> Tensor:
+        """Max - mean of the heatmaps [N,K,h,w] of these logits, [N,K] in [0, 1] (equation 3)."""
+        heatmaps = logits.sigmoid().flatten(2)
+        return heatmaps.amax(dim=2) - heatmaps.mean(dim=2)
+
     def detect_cells(self, image: Tensor) -> Tensor:
         """Row-major grid cells, int64 [N,K], of the keypoints of frames [N,C,H,W]."""
         pixels = kp.to_pixels(self.locate(self.heatmap_logits(image)), self.config.height, self.config.width)

@@ -47,6 +47,7 @@ class Forecast:
         samples: [S,T,K,2]; sample_weights: [S].
         point_names: M names; named_mean: [T,M,2]; named_covariance: [T,M,3].
         trusted_steps: steps the model was evaluated at; farther ones are a guess.
+        trust: 0 to 1, how far the forecast may be relied upon, by recent_error and novelty (docs/trust.md).
     """
 
     def __init__(self, message: Any) -> None:
@@ -59,6 +60,7 @@ class Forecast:
         self.frame_id = message.header.frame_id
         self.times_s = np.array([_seconds(t) for t in message.time_from_start])
         self.trusted_steps = message.trusted_steps
+        self.trust, self.recent_error, self.novelty = message.trust, message.recent_error, message.novelty
         self.samples = _array(message.points, samples, steps, keypoints, 2)
         self.sample_weights = _array(message.sample_weights, samples)
         self.mean = _array(message.mean, steps, keypoints, 2)

@@ -127,6 +127,9 @@ class Health:
             verdict = OK, f"{verdict[1]}; loading {node.loading}"
         elif node.load_failure:
             verdict = WARN, f"{verdict[1]} goes on: {node.load_failure}"
+        trust = min(predictor.trust, key=lambda t: t.value)  # of two eyes, the worse one
+        if statistics.ready and not node.loading and verdict[0] == OK and trust.doubt:
+            verdict = WARN, trust.doubt
         manifest = predictor.manifest
         values = {
             "model": predictor.model_id,
@@ -137,6 +140,10 @@ class Health:
             "ready": str(statistics.ready).lower(),
             "epoch": str(statistics.epoch),
             "frames_since_start": str(statistics.frames_since_start),
+            "trust": f"{trust.value:.2f}" if statistics.ready else "",
+            "recent_error": f"{trust.recent_error:.2f}",
+            "novelty": f"{trust.novelty:.2f}",
+            "image_unchanged_s": f"{trust.unchanged_s:.1f}",
             "coasted": str(statistics.coasted),
             "last_start": statistics.start_reason,
             "loading": node.loading,

@@ -18,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from gridkp_ros.familiarity import Familiarity, FamiliarityError
 from gridkp_ros.geometry import GeometryError, InputSpec
 from gridkp_ros.runtime.files import read_regular_file
 from gridkp_ros.runtime.onnx_file import OnnxFileError, TensorType, read_contents, read_signature
+from gridkp_ros.runtime.variants import EQUAL, Variant, VariantError, check_variants, variant_file
 from gridkp_ros.track_models import TrackModelError, TrackModels
 
 SCHEMA_VERSION = 1
 GRAPHS = ("detect", "update", "forecast", "encode", "render")
 MANIFEST_FILE = "manifest.json"
+OPTIONAL = ("baselines", "familiarity")  # sections that a manifest may lack
 
 _GRAPH_FILE = re.compile(rf"(?:{'|'.join(GRAPHS)})(?:\.[A-Za-z0-9_-]+)?\.onnx")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -147,6 +150,8 @@ class Manifest:
         probe: map from poses to named points, or None.
         baselines: linear models of keypoint tracks fitted on the training data, for the evaluation alone, or None; the
             field may be absent from the file.
+        familiarity: how the detector answers on its training images, or None; the field may be absent from the file.
+        variants: reduced variants of graphs by name, with what each loses; the field may be absent from the file.
         provenance: data, seeds, commit, steps, machine, measured results (any JSON).
         licence: licence of the weights.
         schema_version: of this manifest.
@@ -174,6 +179,8 @@ class Manifest:
     coast_graph: str | None = None
     probe: Probe | None = None
     baselines: TrackModels | None = None
+    familiarity: Familiarity | None = None
+    variants: dict[str, Variant] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -215,6 +222,11 @@ class Manifest:
         if self.baselines is not None and self.baselines.num_keypoints != self.num_keypoints:
             raise BundleError(
                 f"baselines are of {self.baselines.num_keypoints} keypoints, the model has {self.num_keypoints}: "
+                "export the bundle again"
+            )
+        if self.familiarity is not None and self.familiarity.num_keypoints != self.num_keypoints:
+            raise BundleError(
+                f"familiarity is of {self.familiarity.num_keypoints} keypoints, the model has {self.num_keypoints}: "
                 "export the bundle again"
             )
 
@@ -282,6 +294,25 @@ class Manifest:
             raise BundleError(f"coast_graph {self.coast_graph!r} is not a forecast.<variant>.onnx listed in graphs")
         if self.coast_graph is not None and not self.can_coast:
             raise BundleError(f"coast_graph is {self.coast_graph!r} though can_coast is false: set one or the other")
+
+        try:
+            check_variants(self.variants, self.graphs, self.coast_graph)
+        except VariantError as error:
+            raise BundleError(f"variants: {error}") from error
+
+    def file_of(self, graph: str, variant: str = "") -> str:
+        """File of one of the five graphs: a variant's where it has one, else the graph as it is.
+
+        variant: "" or "equal" for none. Raises BundleError for one that the bundle does not have.
+        """
+        if variant in ("", EQUAL):
+            return f"{graph}.onnx"
+        if variant not in self.variants:
+            raise BundleError(
+                f"{self.name} has no variant {variant!r}: it has {', '.join((EQUAL, *self.variants))}; export it with "
+                "--variants for others"
+            )
+        return variant_file(graph, variant) if graph in self.variants[variant].graphs else f"{graph}.onnx"
 
     @property
     def num_fields(self) -> int:
@@ -352,10 +383,14 @@ class Manifest:
                 "point_names": list(self.probe.point_names),
                 **{key: getattr(self.probe, key).tolist() for key in ("weight", "bias", "covariance")},
             }
-        if self.baselines is None:
-            del out["baselines"]
-        else:
-            out["baselines"] = self.baselines.to_dict()
+        for key in OPTIONAL:
+            if out[key] is None:
+                del out[key]
+            else:
+                out[key] = out[key].to_dict()
+        out["variants"] = {name: v.to_dict() for name, v in self.variants.items()}
+        if not self.variants:
+            del out["variants"]
         return {"schema_version": out.pop("schema_version"), **out}
 
     def to_json(self) -> str:
@@ -384,7 +419,7 @@ class Manifest:
             raise BundleError(f"{source} is not valid JSON ({error}): copy or export the bundle again") from error
         try:
             return cls._from_dict(data)
-        except (BundleError, GeometryError, TrackModelError) as error:
+        except (BundleError, GeometryError, TrackModelError, FamiliarityError) as error:
             raise BundleError(f"{source}: {error}") from error
 
     @classmethod
@@ -395,7 +430,7 @@ class Manifest:
                 "export the model again, or install the version of gridkp_ros that made it"
             )
         if isinstance(data, dict):
-            data = {"baselines": None, **data}
+            data = {**dict.fromkeys(OPTIONAL), "variants": {}, **data}
         values = dict(_object("manifest", data, cls))
         spec = _object("input", values["input"], InputSpec)
         for key in ("height", "width", "channels", "fill"):
@@ -420,6 +455,14 @@ class Manifest:
             values["probe"] = Probe(tuple(_list("probe.point_names", probe["point_names"])), **arrays)
         if values["baselines"] is not None:
             values["baselines"] = TrackModels.from_dict(values["baselines"])
+        if values["familiarity"] is not None:
+            values["familiarity"] = Familiarity.from_dict(values["familiarity"])
+        if not isinstance(values["variants"], dict):
+            raise BundleError(f"variants is {type(values['variants']).__name__}: use an object of name to variant")
+        try:
+            values["variants"] = {name: Variant.from_dict(v) for name, v in values["variants"].items()}
+        except VariantError as error:
+            raise BundleError(f"variants: {error}") from error
         return cls(**values)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gridkp_ros.runtime.trust import Trust
+
 # A keypoint snapped to a grid is uniform within its cell: variance 1/12 of a cell squared on each axis.
 CELL_VARIANCE_PX2 = 1.0 / 12.0
 # From this many samples on, the noiseless one is the central future and left out of the statistics.
@@ -84,6 +86,7 @@ class Forecast:
         confidence: float32 [T, K], probability within 2 cells of the predicted cell; NaN if not known.
         point_names: M names; named_mean: float32 [T, M, 2]; named_covariance: float32 [T, M, 3], px^2.
         model_id: of the bundle.
+        trust: how far this forecast may be relied upon.
         view: which eye this is of, 0 for the left one or for the only view.
         others: with both eyes in one Predictor, the other one's forecast with the same noise; `views` holds all.
     """
@@ -106,6 +109,7 @@ class Forecast:
     named_mean: np.ndarray
     named_covariance: np.ndarray
     model_id: str
+    trust: Trust
     view: int = 0
     others: tuple[Forecast, ...] = ()
 

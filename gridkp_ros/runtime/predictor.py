@@ -24,6 +24,7 @@ from gridkp_ros.runtime.forecast import (
     weighted_mean,
 )
 from gridkp_ros.runtime.rollout import forecast_feeds, roll_out
+from gridkp_ros.runtime.trust import Trust, TrustMeter
 
 _LOG = logging.getLogger(__name__)
 # One forecast of this many poses is some 100 MB of noise and results; nobody plans that far.
@@ -132,6 +133,11 @@ class Predictor:
         return self._frames >= self.warmup_frames
 
     @property
+    def trust(self) -> tuple[Trust, ...]:
+        """How far a forecast made now may be relied upon, in each view."""
+        return tuple(meter.trust for meter in self._trust)
+
+    @property
     def max_coast_steps(self) -> int:
         """Most steps to coast through missing frames before starting afresh."""
         return self._clock.max_coast_steps
@@ -221,7 +227,10 @@ class Predictor:
         setting out of range.
         """
         self._require_ready()
-        return self._forecast_from(self._state, horizon_steps, num_samples, temperature, seed)
+        forecast = self._forecast_from(self._state, horizon_steps, num_samples, temperature, seed)
+        for meter, seen in zip(self._trust, forecast.views, strict=True):
+            meter.remember(self._clock.steps_done, seen.mean, seen.covariance)
+        return forecast
 
     def what_if(
         self,
@@ -324,6 +333,7 @@ class Predictor:
         self._reference: np.ndarray | None = None  # [B, H, W, C]
         self._features: dict[str, np.ndarray] | None = None
         self._structures: list[np.ndarray | None] = [None] * self.num_views
+        self._trust = [TrustMeter(self.manifest.familiarity) for _ in range(self.num_views)]
 
     def _initial_state(self) -> State:
         return {s.name: np.zeros((self.num_views, *s.shape), np.float32) for s in self.manifest.state}
@@ -372,6 +382,9 @@ class Predictor:
         self._state_before, self._state = state, self._update(state, pose)
         self._pose, self._confidence = pose, detected["confidence"]
         self._reference, self._features = model_images, None
+        for view, meter in enumerate(self._trust):
+            points = self.place(view).to_source_points(pose[view, :, :2].astype(np.float64))
+            meter.absorb(self._clock.steps_done, stamp_ns, points, self._confidence[view], model_images[view])
         self._stamp_ns = stamp_ns
         self._frames += 1
 
@@ -491,6 +504,7 @@ class Predictor:
             named_mean=named_mean.astype(np.float32),
             named_covariance=named_cov.astype(np.float32),
             model_id=self.model_id,
+            trust=self._trust[view].trust,
             view=view,
         )
 

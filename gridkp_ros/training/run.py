@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from gridkp_ros.data.clips import Augmentation, ClipDataset, Recording
+from gridkp_ros.familiarity import Familiarity
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import GridKeypointModel
 from gridkp_ros.provenance import git_commit
@@ -49,6 +50,7 @@ VALIDATION_CLIPS = 32
 DRIFT_CLIPS = 128  # at most, side by side in the validation recordings: how covariance grows is fitted on them
 PARTS = ("stage1", "synthesis", "stage2")
 TAKES = ("all", "vision", "detector")
+FAMILIAR_FRAMES = 4096  # drawn from the training recordings for what images are familiar
 
 
 @torch.no_grad()
@@ -158,6 +160,19 @@ class Run:
             log.warning("no recording has the %d frames that linear baselines need: the bundle has none", MIN_FRAMES)
             return None
         return fit_track_models(fitted, checked, self.config.data.period_s, self.weights).to_dict()
+
+    @torch.no_grad()
+    def familiarity(self) -> dict:
+        """Fit how the frozen detector answers on training images, augmented as it was shown them."""
+        vision = self.model.vision.eval()
+        device = next(vision.parameters()).device
+        options = self.config.stage1.model_copy(update={"steps": FAMILIAR_FRAMES, "batch_clips": 1})
+        shown = self.clips(options, 5, True, 1)
+        found = [
+            vision.confidence(vision.heatmap_logits(to_float(batch["frames"][:, 0].to(device)))).cpu()
+            for batch in DataLoader(shown, 32)
+        ]
+        return Familiarity.fit(torch.cat(found).numpy()).to_dict()
 
 
 def _hash_of(*modules: nn.Module) -> str:
@@ -412,6 +427,7 @@ def _train(
         probe = fit_probe(with_truth(recordings, cells), with_truth(held_out, held_cells), run.truth[0].point_names)
     record = run.record | {
         "baselines": run.baselines(cells, held_cells),
+        "familiarity": run.familiarity(),
         "commit": git_commit(),
         "seed": config.seed,
         "frames": frames,

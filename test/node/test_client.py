@@ -38,7 +38,7 @@ def message(named: bool = True) -> SimpleNamespace:
         num_keypoints=K, points=points.ravel(), sample_weights=[0.5, 0.5], mean=mean.ravel(),
         covariance=covariance.ravel(),
         confidence=np.full(T * K, np.nan), point_names=names, named_mean=mean[:, : len(names)].ravel(),
-        named_covariance=covariance[:, : len(names)].ravel(),
+        named_covariance=covariance[:, : len(names)].ravel(), trust=0.75, recent_error=1.5, novelty=0.25,
     )
 
 
@@ -48,6 +48,7 @@ def test_shapes_and_samples() -> None:
     np.testing.assert_allclose(forecast.sample(1) - forecast.sample(0), 1)
     with pytest.raises(ForecastError, match="samples 0 to 1"):
         forecast.sample(2)
+    assert (forecast.trust, forecast.recent_error, forecast.novelty) == (0.75, 1.5, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ FIELDS = {
         builtin_interfaces/Duration[] time_from_start; uint16 trusted_steps; uint16 num_samples; uint16 num_keypoints;
         uint32 image_width; uint32 image_height; float32[] points; float32[] sample_weights; float32[] mean;
         float32[] covariance; float32[] confidence; string[] point_names; float32[] named_mean;
-        float32[] named_covariance; builtin_interfaces/Duration latency; uint32 frames_since_start;
+        float32[] named_covariance; builtin_interfaces/Duration latency; float32 trust;
+        float32 recent_error; float32 novelty; uint32 frames_since_start;
         uint32 frames_dropped; string model_id""",
     "msg/PredictedFrames.msg": """
         std_msgs/Header header; builtin_interfaces/Duration[] time_from_start; uint16 sample;

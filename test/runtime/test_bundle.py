@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from gridkp_ros.familiarity import Familiarity
 from gridkp_ros.runtime import (
     GRAPHS,
     Bundle,
@@ -76,6 +77,21 @@ def test_baselines_are_optional_and_checked(tmp_path: Path) -> None:
         Manifest.from_json(json.dumps(without | {"baselines": {"kalman": 1}}), "m.json")
     with pytest.raises(BundleError, match="baselines are of 3 keypoints, the model has 4"):
         Manifest.from_json(json.dumps(without | {"baselines": still_baselines(3).to_dict()}))
+
+
+def test_familiarity_is_optional_and_checked(tmp_path: Path) -> None:
+    known = Familiarity.fit(np.random.default_rng(0).uniform(0.5, 1.0, (64, 4)))
+    text = (write_tiny_bundle(tmp_path / "b", familiarity=known) / "manifest.json").read_text()
+    manifest = Bundle.load(tmp_path / "b").manifest
+    assert manifest.to_json() == text and manifest.familiarity.num_keypoints == 4
+    content = json.loads(text)
+    with pytest.raises(BundleError, match=r"^m\.json: familiarity: .* scale \(-1.0\) positive"):
+        Manifest.from_json(json.dumps(content | {"familiarity": content["familiarity"] | {"scale": -1}}), "m.json")
+    three = Familiarity.fit(np.random.default_rng(0).uniform(0.5, 1.0, (64, 3)))
+    with pytest.raises(BundleError, match="familiarity is of 3 keypoints, the model has 4"):
+        Manifest.from_json(json.dumps(content | {"familiarity": three.to_dict()}))
+    del content["familiarity"]  # a bundle from before there was one
+    assert Manifest.from_json(json.dumps(content)).familiarity is None
 
 
 def test_model_id_follows_the_graphs_and_nothing_else(folder: Path) -> None:

@@ -589,3 +589,38 @@ assert not heavy, f"a predicting process imported {heavy}"
         [sys.executable, "-c", script, str(tiny_bundle_path)], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- trust
+
+
+def test_trust_tells_a_stream_that_goes_on_from_one_that_turns(tiny_bundle_path: Path) -> None:
+    errors = {}
+    for name, turn in (("goes on", 99), ("turns", 12)):
+        predictor = Predictor(tiny_bundle_path, num_threads=1, warmup_frames=2)
+        for i in range(16):
+            at = i if i < turn else 2 * turn - i
+            predictor.observe(squares(at, speed=1), step_time(i))
+            if predictor.ready:
+                predictor.forecast(8)
+        (trust,) = predictor.trust
+        assert predictor.forecast(3).trust == trust
+        errors[name] = trust.recent_error
+    assert errors["goes on"] < 1 < 2 < errors["turns"]
+
+
+def test_what_if_is_no_forecast_to_be_held_against_the_stream(predictor: Predictor) -> None:
+    moved = {k: (5.0, 5.0) for k in range(4)}
+    predictor.what_if(moved, 8)
+    for i in range(8, 14):
+        predictor.observe(squares(i, speed=1), step_time(i))
+    assert predictor.trust[0].recent_error == 1.0  # nothing was forecast, so nothing can be said
+
+
+def test_a_fresh_start_forgets_what_came_true(predictor: Predictor) -> None:
+    for i in range(8, 14):
+        predictor.forecast(8)
+        predictor.observe(squares(20 - i, speed=1), step_time(i))
+    assert predictor.trust[0].recent_error > 2
+    predictor.reset()
+    assert predictor.trust[0].recent_error == 1.0

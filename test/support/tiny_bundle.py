@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from gridkp_ros.familiarity import Familiarity
 from gridkp_ros.geometry import InputSpec
 from gridkp_ros.runtime import Condition, Manifest, Probe, TensorSpec, sha256_of
 from gridkp_ros.track_models import KalmanModel, LinearAR, TrackModels
@@ -73,6 +74,7 @@ def write_tiny_bundle(
     max_steps_per_call: int = 30,
     trusted_steps: int = 15,
     baselines: TrackModels | None = None,
+    familiarity: Familiarity | None = None,
 ) -> Path:
     """Write the bundle into a new folder and return its path.
 
@@ -113,6 +115,7 @@ def write_tiny_bundle(
         graphs={f.name: sha256_of(f) for f in sorted(path.glob("*.onnx"))},
         probe=_probe() if probe else None,
         baselines=baselines,
+        familiarity=familiarity,
         provenance={"data": "made by hand for tests"},
         licence="Apache-2.0",
     )
