@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -206,3 +207,23 @@ def test_bad_images_are_refused() -> None:
         placement.put_back(np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(GeometryError, match="background"):
         placement.put_back(np.zeros((64, 64, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 3), (1080, 1920, 3), (1080, 1920), (1080, 64, 3), (385, 70, 3)])
+def test_large_images_are_averaged_as_opencv_does(shape: tuple[int, ...]) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    spec = InputSpec(64, 64, 3 if image.ndim == 3 else 1, "rgb" if image.ndim == 3 else "grey")
+    seen = Placement.of(spec, shape[1], shape[0]).to_model_image(image)
+    exact = cv2.resize(image.astype(np.float64), (64, 64), interpolation=cv2.INTER_AREA).reshape(seen.shape)
+    assert np.abs(seen - exact).max() <= 0.5 + 1e-3
+
+
+def test_a_region_of_a_large_image_is_averaged_as_its_copy() -> None:
+    image = np.random.default_rng(4).integers(0, 256, (1080, 1920, 3), np.uint8)
+    region = Region(301, 57, 811, 777)
+    spec = InputSpec(64, 64, 3, "rgb")
+    copy = np.ascontiguousarray(image[57 : 57 + 777, 301 : 301 + 811])
+    np.testing.assert_array_equal(
+        Placement.of(spec, 1920, 1080, region).to_model_image(image), Placement.of(spec, 811, 777).to_model_image(copy)
+    )
