@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
@@ -39,7 +40,7 @@ from std_msgs.msg import Header
 from gridkp_ros.msg import KeypointForecast
 from gridkp_ros.node.conversions import image_message, stamp_ns
 from gridkp_ros.node.processes import NodeProcess, Usage
-from gridkp_ros.node.running import make_executor
+from gridkp_ros.node.running import make_executor, spin
 from gridkp_ros.node.transport import isolate
 from gridkp_ros.node.transport_bench import RoundTrips, publish_at_rate
 
@@ -253,7 +254,12 @@ def _spinning() -> Iterator[Driver]:
     executor = make_executor()
     driver = Driver()
     executor.add_node(driver)
-    thread = threading.Thread(target=executor.spin, name="driver", daemon=True)
+
+    def run() -> None:
+        with suppress(ExternalShutdownException):
+            spin(executor)
+
+    thread = threading.Thread(target=run, name="driver", daemon=True)
     thread.start()
     try:
         yield driver

@@ -12,6 +12,9 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.task import Future
+
+_EVENTS_TURN_S = 0.5
 
 
 class Finished(Exception):
@@ -33,6 +36,17 @@ def make_executor(name: str = "") -> Executor:
 
         return EventsExecutor()
     return {"single": SingleThreadedExecutor, "multi": MultiThreadedExecutor}[name]()
+
+
+def spin(executor: Executor) -> None:
+    """Run callbacks until the context is shut down."""
+    if isinstance(executor, SingleThreadedExecutor | MultiThreadedExecutor):
+        executor.spin()
+        return
+    # Without a deadline the EventsExecutor of Kilted waits for ever and runs nothing.
+    never = Future()
+    while executor.context.ok():
+        executor.spin_until_future_complete(never, _EVENTS_TURN_S)
 
 
 def run_node(
@@ -70,7 +84,7 @@ def run_node(
     status = 0
     try:
         if start(node):
-            executor.spin()
+            spin(executor)
         else:
             status = 1
     except Finished as finished:
