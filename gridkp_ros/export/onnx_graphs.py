@@ -48,6 +48,21 @@ def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, 
     return model
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop what no output of a graph (without subgraphs) needs; ONNX Runtime keeps it in the body of a Scan."""
+    needed, used = {o.name for o in graph.output}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            used.append(node)
+            needed.update(node.input)
+    weights = [w for w in graph.initializer if w.name in needed]
+    values = [v for v in graph.value_info if v.name in needed]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(used))
+    graph.initializer.extend(weights)
+    graph.value_info.extend(values)
+
+
 def scan_over_steps(
     step: onnx.ModelProto,
     state: Mapping[str, Sequence[int]],
@@ -70,6 +85,7 @@ def scan_over_steps(
     kept = {v.name: v for v in body.output}
     del body.output[:]
     body.output.extend(kept[name] for name in (*(f"{n}_out" for n in state), *outputs))
+    drop_unused(body)
 
     def constant(name: str, values: Sequence[int]) -> str:
         constants.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], list(values)))
