@@ -14,6 +14,8 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.task import Future
 
+from gridkp_ros.node.transport import clean_shared_memory, shared_memory_problem
+
 _EVENTS_TURN_S = 0.5
 
 
@@ -67,7 +69,11 @@ def run_node(
         print(f"{name}: a node of gridkp_ros; its parameters and topics stand in docs/ros.md.\n"
               f"usage: {name} [--ros-args -p PARAMETER:=VALUE ... -r TOPIC:=OTHER ... --params-file FILE]")
         return 0
+    clean_shared_memory()
+    problem = shared_memory_problem()
     rclpy.init(args=args)
+    if problem is not None:
+        get_logger(name).error(problem)
     try:
         node = make()
     except (KeyboardInterrupt, ExternalShutdownException):
