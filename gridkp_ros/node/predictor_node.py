@@ -95,6 +95,7 @@ class PredictorNode(LifecycleNode):
         self._predictor_settings = self._settings  # that the Predictor was made with
         self._budget: SampleBudget | None = None
         self._start_reason = ""  # of the next activation's first frame
+        self._epochs = 0  # counted by Predictors that were released
         self._convert = None
         self._mailbox: Mailbox[Received] = Mailbox()
         self._pictures_put_off = 0
@@ -262,6 +263,7 @@ class PredictorNode(LifecycleNode):
             self._predictor, self._predictor_settings = self._make_predictor(self._settings), self._settings
         except _REFUSALS as error:
             return self.refuse(f"cannot configure: {error}")
+        self._predictor.epoch = self._epochs  # goes on counting: no receiver takes two streams for one motion
         self._convert, sentence = choose_converter()
         self.get_logger().info(sentence)
         self._publishing = Publishing(self)
@@ -338,6 +340,8 @@ class PredictorNode(LifecycleNode):
         self.stop()
         self._wanted = None
         self._made.close()
+        if self._predictor is not None:
+            self._epochs = self._predictor.epoch
         self._predictor = self._publishing = self._budget = None
         self.state = "unconfigured"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gridkp_ros.node.predictor_node import PredictorNode
 
 _MAX_WAITING = 8
+_MOST_AT_ONCE = 200
 
 
 class Requests:
@@ -31,8 +33,12 @@ class Requests:
         # Requests wait for the worker; in the default group images would wait with them. In a group that takes one at a
         # time DDS would hold the others, and drop the oldest of more than ten without a word.
         group = ReentrantCallbackGroup()
-        node.create_service(GetForecast, "~/get_forecast", self._on_get_forecast, callback_group=group)
-        node.create_service(Trigger, "~/reset", self._on_reset, callback_group=group)
+        # As many that come in one moment are each answered, if only by a refusal.
+        qos = QoSProfile(depth=_MOST_AT_ONCE)
+        for kind, name, callback in (
+            (GetForecast, "~/get_forecast", self._on_get_forecast), (Trigger, "~/reset", self._on_reset)
+        ):
+            node.create_service(kind, name, callback, qos_profile=qos, callback_group=group)
 
     async def _on_get_forecast(
         self, request: GetForecast.Request, response: GetForecast.Response
