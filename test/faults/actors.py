@@ -1,10 +1,17 @@
-"""Other processes of a theatre: a camera, and somebody who listens. `python -m faults.actors camera|listener`."""
+"""Other processes of a theatre: a camera, somebody who listens, a theatre whose shared memory is full.
+
+python -m faults.actors camera|listener|full_shared_memory
+"""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import json
+import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import rclpy
@@ -14,9 +21,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from gridkp_ros.msg import KeypointForecast
+from gridkp_ros.node.resources import find_model
 
-from .clip import CAMERA_HZ, Clip
-from .harness import Process
+from .clip import CAMERA_HZ, Clip, Undisturbed
+from .harness import RESULTS, Process, Theatre
 
 
 def start_actor(name: str, domain_id: int, *options: str, wrapper: tuple[str, ...] = ()) -> Process:
@@ -52,11 +60,46 @@ def listener() -> None:
     rclpy.spin(node)
 
 
+def full_shared_memory(when: str) -> None:
+    """Fill /dev/shm, which must be a small one of this process's own, before a node starts or while it runs."""
+    clip, filler = Clip(), Path("/dev/shm/filler")
+    undisturbed = Undisturbed.run(clip, find_model(""))
+
+    def fill() -> None:
+        try:
+            with filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(65_536))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
+    if when == "before the node starts":
+        fill()
+    theatre = Theatre(clip, undisturbed, int(os.environ["ROS_DOMAIN_ID"]))
+    try:
+        with theatre.fault(f"/dev/shm is full {when}") as fault:
+            if when == "while it runs":
+                fill()
+            assert os.statvfs("/dev/shm").f_bavail == 0
+            assert theatre.play(15) == 15
+            fault.sentences.append("15 of 15 images forecast")
+            if theatre.node.said("SHM Transport is not supported"):
+                fault.sentences.append("Fast DDS: Failed to create segment; it goes on by UDP")
+        filler.unlink()
+        print(json.dumps(asdict(RESULTS[-1])), flush=True)
+    finally:
+        theatre.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("actor", choices=("camera", "listener"))
+    parser.add_argument("actor", choices=("camera", "listener", "full_shared_memory"))
     parser.add_argument("--reliability", default="reliable")
+    parser.add_argument("--when", default="while it runs")
     chosen = parser.parse_args()
+    if chosen.actor == "full_shared_memory":
+        return full_shared_memory(chosen.when)
     rclpy.init()
     try:
         camera(chosen.reliability) if chosen.actor == "camera" else listener()

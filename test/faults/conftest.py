@@ -20,7 +20,7 @@ MakeTheatre = Callable[..., Theatre]
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class _Domains:
+class Domains:
     """Hands out ROS domain ids, so that no two nodes of a run hear each other."""
 
     def __init__(self) -> None:
@@ -33,8 +33,8 @@ class _Domains:
 
 
 @pytest.fixture(scope="session")
-def domains() -> _Domains:
-    return _Domains()
+def domains() -> Domains:
+    return Domains()
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def undisturbed(clip: Clip) -> Undisturbed:
 
 
 @pytest.fixture(scope="session")
-def _shared(clip: Clip, undisturbed: Undisturbed, domains: _Domains) -> Iterator[dict[str, Theatre]]:
+def _shared(clip: Clip, undisturbed: Undisturbed, domains: Domains) -> Iterator[dict[str, Theatre]]:
     theatres: dict[str, Theatre] = {}
     yield theatres
     for theatre in theatres.values():
@@ -56,7 +56,7 @@ def _shared(clip: Clip, undisturbed: Undisturbed, domains: _Domains) -> Iterator
 
 
 @pytest.fixture
-def theatre(_shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, domains: _Domains) -> Theatre:
+def theatre(_shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, domains: Domains) -> Theatre:
     """The node that one fault after the other is done to: the same process from the first to the last."""
     if "raw" not in _shared or not _shared["raw"].node.alive:
         _shared["raw"] = Theatre(clip, undisturbed, domains.next())
@@ -65,7 +65,7 @@ def theatre(_shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, d
 
 @pytest.fixture
 def compressed_theatre(
-    _shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, domains: _Domains
+    _shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, domains: Domains
 ) -> Theatre:
     """The same for a node that listens to compressed images."""
     if "compressed" not in _shared or not _shared["compressed"].node.alive:
@@ -74,7 +74,7 @@ def compressed_theatre(
 
 
 @pytest.fixture
-def make_theatre(clip: Clip, undisturbed: Undisturbed, domains: _Domains) -> Iterator[MakeTheatre]:
+def make_theatre(clip: Clip, undisturbed: Undisturbed, domains: Domains) -> Iterator[MakeTheatre]:
     """Nodes of the test's own, which it may end."""
     made: list[Theatre] = []
 

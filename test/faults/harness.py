@@ -313,7 +313,9 @@ class Theatre:
     def ask(self, kind: type, name: str, request: Any) -> Answer:
         """Call one of the node's services without waiting for the answer."""
         if name not in self._clients:
-            self._clients[name] = self.ros.create_client(kind, f"/predictor_node/{name}")
+            # Of the default depth, ten, the answers to more requests at once would be lost on the way back.
+            qos = QoSProfile(depth=200)
+            self._clients[name] = self.ros.create_client(kind, f"/predictor_node/{name}", qos_profile=qos)
         client = self._clients[name]
         wait_for(client.service_is_ready, f"service {name}")
         return Answer(name, client.call_async(request))

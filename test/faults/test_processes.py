@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,8 @@ from gridkp_ros.msg import KeypointForecast
 from support.waiting import wait_for
 
 from .actors import start_actor
-from .conftest import MakeTheatre
-from .harness import Process, Theatre, executable, ros_arguments
+from .conftest import Domains, MakeTheatre
+from .harness import RESULTS, Process, Result, Theatre, executable, ros_arguments
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
@@ -185,6 +186,17 @@ def test_the_disk_is_full_while_recording(theatre: Theatre, tmp_path: Path) -> N
         finally:
             recorder.signal(signal.SIGKILL)
             recorder.wait()
+
+
+@pytest.mark.parametrize("when", ["before the node starts", "while it runs"])
+def test_shared_memory_is_full(domains: Domains, when: str) -> None:
+    """DDS passes images through /dev/shm. Camera and node share a small one here, so both are in another process."""
+    need_namespaces()
+    command = [*NAMESPACE, "sh", "-c", 'mount -t tmpfs -o size=40m tmpfs /dev/shm && exec "$@"', "sh"]
+    inside = start_actor("full_shared_memory", domains.next(), f"--when={when}", wrapper=tuple(command))
+    status = inside.wait(240.0)
+    assert status == 0, "\n".join(inside.lines[-30:])
+    RESULTS.append(Result(**json.loads(inside.said("^{"))))
 
 
 def test_recording_is_killed(theatre: Theatre, tmp_path: Path) -> None:

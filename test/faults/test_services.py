@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from lifecycle_msgs.msg import Transition
 from std_srvs.srv import Trigger
 
 from gridkp_ros.srv import GetForecast
@@ -100,7 +99,7 @@ def test_fifty_activations(make_theatre: MakeTheatre) -> None:
             theatre.send(theatre.image())
             assert theatre.transition("activate")
 
-    with theatre.fault("fifty times deactivated and activated", new_epochs=(1, 60)) as fault:
+    with theatre.fault("fifty times deactivated and activated", new_epochs=(5, 60)) as fault:
         rounds(10)
         before = theatre.node.footprint()
         rounds(40)
@@ -119,5 +118,4 @@ def test_impossible_transitions(theatre: Theatre) -> None:
     with theatre.fault("transitions that an active node does not have") as fault:
         for label in ("configure", "activate", "cleanup", "destroy", "fly", ""):
             assert not theatre.transition(label)
-        assert Transition.TRANSITION_DEACTIVATE  # the one it has is left alone
         fault.sentences.append("refused")
