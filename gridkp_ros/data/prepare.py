@@ -349,7 +349,7 @@ def _begin_worker() -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a folder's lock: of several runs that need the same data, one decodes it while the others wait."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # frames of recordings are for their owner alone
         file = (folder / ".lock").open("w")
     except OSError as error:
         raise DataError(_not_written(folder, error)) from error
