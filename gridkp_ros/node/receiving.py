@@ -30,7 +30,7 @@ _BEST_AVAILABLE = getattr(ReliabilityPolicy, "BEST_AVAILABLE", None)
 _IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 # Images are kept until the executor's thread takes them, which under load may come late; all but the newest are counted
 # as dropped in the mailbox then, and not lost without a word in DDS.
-_DEPTH = 5
+_DEPTH = 10
 _DEFINITIONS = {
     "builtin_interfaces/msg/Time": "int32 sec\nuint32 nanosec",
     "std_msgs/msg/Header": "builtin_interfaces/Time stamp\nstring frame_id",
