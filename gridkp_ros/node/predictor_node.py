@@ -150,10 +150,9 @@ class PredictorNode(LifecycleNode):
         wanted = self._wanted
         return "" if wanted is None else f"{wanted.model or 'the default model'} on {wanted.provider}"
 
-    @property
-    def samples_that_fit(self) -> int:
-        """How many samples of a forecast fit the period, as the newest frames went."""
-        return self._budget.samples
+    def samples_that_fit(self, horizon_steps: int) -> int:
+        """Return how many samples of a forecast fit the period, as the newest frames went."""
+        return self._budget.allowed(horizon_steps)
 
     def forecast_s(self, samples: int, horizon_steps: int) -> float:
         """Return how many seconds a forecast is likely to take."""
@@ -313,6 +312,7 @@ class PredictorNode(LifecycleNode):
         self.state = "finalized"
         return TransitionCallbackReturn.SUCCESS
 
+    @_told
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Return to unconfigured after an exception in a transition; from there it can be configured again."""
         self._release()
@@ -420,23 +420,34 @@ class PredictorNode(LifecycleNode):
             except Exception as error:  # whatever it was, the old model goes on and the reason is said
                 found = error
             done = threading.Event()
-            self.executor.create_task(self._on_loaded, settings, found, done)
+            if self.executor is None:  # nobody spins the node
+                self._on_loaded(settings, found, done)
+            else:
+                self.executor.create_task(self._on_loaded, settings, found, done)
             while not done.wait(0.2) and self.context.ok() and self._wanted is settings:
                 pass
 
     def _on_loaded(self, settings: Settings, found: _Model | Exception, done: threading.Event) -> None:
-        """Change over to a model that was loaded, or return to the old one's parameters (the executor's thread)."""
-        if self._wanted is settings:  # else another one is wanted by now, or none
-            self._wanted = None
-            if isinstance(found, _Model):
-                self.load_failure = ""
-                self._change_over(found)
-            else:
-                unexpected = "" if isinstance(found, _REFUSALS) else f"unexpected {type(found).__name__}: "
-                self.load_failure = f"{settings.model or 'the default model'} cannot be used: {unexpected}{found}"
-                self._complain(f"{self.load_failure}. The old one goes on, and its parameters are back")
-                self.set_parameters_atomically(_model_parameters(self._predictor_settings))
-        done.set()
+        """Take what was loaded, if it is still wanted (the executor's thread)."""
+        try:
+            if self._wanted is settings:
+                self._wanted = None
+                self._take(settings, found)
+        except Exception as error:  # which would end the executor, and with it the forecasts
+            self.report_failure(error)
+        finally:
+            done.set()
+
+    def _take(self, settings: Settings, found: _Model | Exception) -> None:
+        """Change over to a model that was loaded, or return to the parameters of the old one."""
+        if isinstance(found, _Model):
+            self.load_failure = ""
+            self._change_over(found)
+            return
+        unexpected = "" if isinstance(found, _REFUSALS) else f"unexpected {type(found).__name__}: "
+        self.load_failure = f"{settings.model or 'the default model'} cannot be used: {unexpected}{found}"
+        self._complain(f"{self.load_failure}. The old one goes on, and its parameters are back")
+        self.set_parameters_atomically(_model_parameters(self._predictor_settings))
 
     def _change_over(self, model: _Model) -> None:
         """Hand a new Predictor to the worker, or keep it where none is running."""
@@ -508,8 +519,9 @@ class PredictorNode(LifecycleNode):
         self._publishing.keypoints(observation, header, predictor.model_id)
         forecast, forecast_s, samples, latency_ns = None, math.nan, 0, 0
         if observation.ready:
-            samples, begun_s = settings.num_samples or budget.samples, time.monotonic()
-            forecast = predictor.forecast(settings.horizon_steps, samples, settings.temperature, settings.seed)
+            horizon_steps = settings.horizon_steps
+            samples, begun_s = settings.num_samples or budget.allowed(horizon_steps), time.monotonic()
+            forecast = predictor.forecast(horizon_steps, samples, settings.temperature, settings.seed)
             forecast_s = time.monotonic() - begun_s
             statistics.inference_s.append(observe_s + forecast_s)
             forecast, latency_ns = self.as_exposed(forecast, settings)

@@ -100,7 +100,7 @@ class Requests:
             return False, sentence, None
         if len(set(indices)) != len(indices):
             return False, f"moved_keypoints {indices} names a keypoint twice", None
-        horizon, samples = settings.horizon_steps, settings.num_samples or node.samples_that_fit
+        horizon, samples = settings.horizon_steps, settings.num_samples or node.samples_that_fit(settings.horizon_steps)
         takes_s, may_s = node.forecast_s(samples, horizon), settings.max_coast_steps * predictor.manifest.period_s
         if takes_s > may_s:
             return False, (

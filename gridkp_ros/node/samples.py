@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from gridkp_ros.runtime import Predictor
 from gridkp_ros.runtime.predictor import MAX_POSES_PER_FORECAST
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_TENSORRT_LADDER = (1, 8, 32, 100)  # an engine is built for each, for minutes
 _ROOM = 0.75  # of the period, for a frame and its forecast; the rest is for whatever else the machine does
 _LATE = 0.9  # of the period: a frame that takes longer is late
 _RECENT, _LATE_FRAMES = 8, 4
@@ -28,7 +29,14 @@ class SampleBudget:
     where a raise had to be taken back, the next waits twice as long.
     """
 
-    def __init__(self, period_s: float, horizon_steps: int, costs_s: Mapping[int, float], rest_s: float) -> None:
+    def __init__(
+        self,
+        period_s: float,
+        horizon_steps: int,
+        costs_s: Mapping[int, float],
+        rest_s: float,
+        ladder: Sequence[int] = LADDER,
+    ) -> None:
         """Start from measured times.
 
         Args:
@@ -36,7 +44,9 @@ class SampleBudget:
             horizon_steps: of the forecasts measured.
             costs_s: seconds of a forecast, by its number of samples (at least one).
             rest_s: seconds that a frame takes beside its forecast.
+            ladder: numbers of samples to choose from, rising.
         """
+        self._ladder = tuple(ladder)
         self._period_s, self._horizon_steps = period_s, horizon_steps
         self._counts = np.array(sorted(costs_s), np.float64)
         self._costs_s = np.maximum.accumulate([costs_s[count] for count in sorted(costs_s)])
@@ -45,6 +55,10 @@ class SampleBudget:
         self._late: deque[bool] = deque(maxlen=_RECENT)
         self._wait_s, self._changed_s, self._raised = _WAIT_S, 0.0, False
         self.samples = self._fitting(horizon_steps, 1.0, rest_s)
+
+    def allowed(self, horizon_steps: int) -> int:
+        """Return `samples`, or fewer where a forecast of so many steps may not have as many."""
+        return max(1, min(self.samples, MAX_POSES_PER_FORECAST // horizon_steps))
 
     def forecast_s(self, samples: int, horizon_steps: int) -> float:
         """Estimate the seconds that a forecast takes now."""
@@ -59,18 +73,18 @@ class SampleBudget:
         self._ratios.append(forecast_s / self._measured_s(samples, horizon_steps))
         self._rests_s.append(busy_s - forecast_s)
         self._late.append(busy_s > _LATE * self._period_s)
-        if samples != self.samples:  # a number that somebody has set
+        if samples != self.allowed(horizon_steps):  # a number that somebody has set
             return False
         before = self.samples
-        if sum(self._late) >= _LATE_FRAMES and before > 1:
+        if sum(self._late) >= _LATE_FRAMES and before > self._ladder[0]:
             ratio = float(np.median(list(self._ratios)[-_RECENT:]))
             rest_s = float(np.median(list(self._rests_s)[-_RECENT:]))
-            lower = LADDER[LADDER.index(before) - 1]
+            lower = self._ladder[self._ladder.index(before) - 1]
             self.samples = min(lower, self._fitting(horizon_steps, ratio, rest_s))
             taken_back = self._raised and now_s - self._changed_s < 2 * self._wait_s
             self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S) if taken_back else _WAIT_S
-        elif len(self._ratios) == _STEADY and now_s - self._changed_s >= self._wait_s and before < LADDER[-1]:
-            higher = LADDER[LADDER.index(before) + 1]
+        elif len(self._ratios) == _STEADY and now_s - self._changed_s >= self._wait_s and before < self._ladder[-1]:
+            higher = self._ladder[self._ladder.index(before) + 1]
             ratio, rest_s = (float(np.percentile(values, 80)) for values in (self._ratios, self._rests_s))
             if self._fits(higher, horizon_steps, ratio, rest_s):
                 self.samples = higher
@@ -99,7 +113,8 @@ class SampleBudget:
         return poses <= MAX_POSES_PER_FORECAST and takes_s <= _ROOM * self._period_s
 
     def _fitting(self, horizon_steps: int, ratio: float, rest_s: float) -> int:
-        return max((n for n in LADDER if self._fits(n, horizon_steps, ratio, rest_s)), default=LADDER[0])
+        fitting = (n for n in self._ladder if self._fits(n, horizon_steps, ratio, rest_s))
+        return max(fitting, default=self._ladder[0])
 
 
 def rehearse(
@@ -110,32 +125,42 @@ def rehearse(
     Measures forecasts of num_samples, or with 0 of more and more until they do not fit the period. The Predictor is as
     new afterwards. Raises BundleError or PredictorError if a graph fails.
     """
-    period_s, epoch = predictor.manifest.period_s, predictor.epoch
+    period_s, epoch, warmup_frames = predictor.manifest.period_s, predictor.epoch, predictor.warmup_frames
+    ladder = _TENSORRT_LADDER if predictor.provider == "TensorrtExecutionProvider" else LADDER
     predictor.reset()
-    image = _made_up_image(predictor, region)
-    observed_s = []
-    for index in range(predictor.warmup_frames + 2):
+    predictor.warmup_frames = 1  # what the forecasts say is of no interest
+    try:
+        rest_s = _time_observing(predictor, _made_up_image(predictor, region), period_s)
+        costs_s: dict[int, float] = {}
+        for count in (1, num_samples) if num_samples else ladder:
+            if count * horizon_steps > MAX_POSES_PER_FORECAST:
+                break
+            times_s = []
+            for _ in range(2):  # the first of each number of samples also finds its memory
+                start_s = time.monotonic()
+                forecast = predictor.forecast(horizon_steps, count)
+                times_s.append(time.monotonic() - start_s)
+            costs_s[count] = min(times_s)
+            if not num_samples and rest_s + costs_s[count] > _ROOM * period_s:
+                break
+        if render:
+            predictor.render(forecast, [1])
+    finally:
+        predictor.reset("first frame")
+        predictor.epoch, predictor.warmup_frames = epoch, warmup_frames
+    # A GPU prepares itself for every number of samples: in the stream it meets none for the first time.
+    known = LADDER if predictor.provider == "CPUExecutionProvider" else sorted(costs_s)
+    return SampleBudget(period_s, horizon_steps, costs_s, rest_s, known)
+
+
+def _time_observing(predictor: Predictor, image: np.ndarray, period_s: float) -> float:
+    """Return the seconds that a frame takes; the first ones also open what is opened late."""
+    times_s = []
+    for index in range(4):
         start_s = time.monotonic()
         predictor.observe(image, round(index * period_s * 1e9))
-        observed_s.append(time.monotonic() - start_s)
-    rest_s = float(np.median(observed_s[-3:]))
-    costs_s: dict[int, float] = {}
-    for count in (1, num_samples) if num_samples else LADDER:
-        if count * horizon_steps > MAX_POSES_PER_FORECAST:
-            break
-        times_s = []
-        for _ in range(2):  # the first of each number of samples also finds its memory
-            start_s = time.monotonic()
-            forecast = predictor.forecast(horizon_steps, count)
-            times_s.append(time.monotonic() - start_s)
-        costs_s[count] = min(times_s)
-        if not num_samples and rest_s + costs_s[count] > _ROOM * period_s:
-            break
-    if render:
-        predictor.render(forecast, [1])
-    predictor.reset("first frame")
-    predictor.epoch = epoch
-    return SampleBudget(period_s, horizon_steps, costs_s, rest_s)
+        times_s.append(time.monotonic() - start_s)
+    return float(np.median(times_s[1:]))
 
 
 def _made_up_image(predictor: Predictor, region: Region | None) -> np.ndarray:

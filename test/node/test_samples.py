@@ -44,6 +44,19 @@ def test_no_more_poses_than_a_forecast_may_have() -> None:
     assert SampleBudget(PERIOD_S, 500, {1: 1e-6, 2: 1e-6}, 0.0).samples == 16
 
 
+def test_a_longer_horizon_that_is_set_lowers_the_number_at_once() -> None:
+    b = SampleBudget(PERIOD_S, 15, {1: 1e-6, 256: 1e-6}, 0.0)
+    assert b.samples == b.allowed(15) == 256
+    assert b.allowed(100) == 100 and b.allowed(1000) == 10
+    assert not b.add(0.01, 0.005, 100, 100, 0.0) and b.samples == 256
+
+
+def test_a_ladder_of_ones_own() -> None:
+    b = SampleBudget(PERIOD_S, 15, {1: 0.01, 8: 0.02, 32: 0.2}, 0.005, ladder=(1, 8, 32))
+    assert b.samples == 8
+    assert run(b, 8, 0.03) == [1]
+
+
 def test_a_machine_in_order_keeps_its_number() -> None:
     b = budget()
     assert run(b, 300, 0.01) == [] and b.samples == 6
