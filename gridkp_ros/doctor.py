@@ -288,7 +288,10 @@ def _check_security() -> Iterator[Finding]:
         return
     problem = _in_process("import rclpy\nrclpy.init()\nrclpy.create_node('gridkp_doctor')")
     if problem:
-        yield Finding("ros", "SROS 2", FAIL, f"on, and a node cannot start: {problem}", "see docs/security.md")
+        yield Finding(
+            "ros", "SROS 2", FAIL, f"on, and a node cannot start: {problem}",
+            "ROS 2 as wheels has no security; ROS_SECURITY_ENCLAVE_OVERRIDE must name an enclave with keys",
+        )
     else:
         yield Finding("ros", "SROS 2", OK, f"on, with {keystore}")
 
@@ -297,8 +300,7 @@ def check_transport() -> Iterator[Finding]:
     """DDS: its profile, its shared memory, and whether images really arrive."""
     if importlib.util.find_spec("rclpy") is None:
         return
-    from gridkp_ros.node.resources import find_resource
-    from gridkp_ros.node.transport import chosen_transport
+    from gridkp_ros.node.transport import chosen_transport, shared_memory_problem
     from gridkp_ros.node.transport_bench import measure
 
     chosen = chosen_transport()
@@ -309,18 +311,11 @@ def check_transport() -> Iterator[Finding]:
             "dds", "transport", WARN, "no Fast DDS profile is chosen: most images would be lost without a word",
             "launch files choose one; for a camera's terminal: source scripts/env.sh, or see docs/ros.md",
         )
-    segment = int(re.search(r"<segment_size>(\d+)", find_resource("config/fastdds_large_images.xml").read_text())[1])
-    try:
-        memory = shutil.disk_usage("/dev/shm")
-    except OSError as error:
-        yield Finding("dds", "shared memory", WARN, f"/dev/shm: {error}", "mount it, or images travel by UDP")
+    problem = shared_memory_problem()
+    if problem or not Path("/dev/shm").is_dir():
+        yield Finding("dds", "shared memory", WARN, problem or "there is no /dev/shm: images travel by UDP")
     else:
-        enough = memory.free >= 4 * segment
-        yield Finding(
-            "dds", "shared memory", OK if enough else WARN,
-            f"{memory.free >> 20} MiB free in /dev/shm, {segment >> 20} MiB for each process",
-            "" if enough else "in a container: --shm-size=256m, or --ipc=host",
-        )
+        yield Finding("dds", "shared memory", OK, f"{shutil.disk_usage('/dev/shm').free >> 20} MiB free in /dev/shm")
     options = Namespace(width=640, height=480, frames=_ROUND_TRIPS, rate=30.0, topic="gridkp_doctor_image")
     try:
         trips = sorted(measure(options, "reliable", dict(os.environ)))

@@ -155,6 +155,11 @@ def test_missing_files_and_empty_sets_say_where_to_obtain_them(data: Files, tmp_
         Files(data.root, "test")
 
 
+def test_cached_frames_are_for_their_owner_alone(data: Files) -> None:
+    prepare(data, SPEC, 0.1)
+    assert set_folder(data, SPEC, 0.1).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_full_disk_leaves_nothing_half_written(data: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, arrays: list[np.ndarray]) -> None:
         path.write_bytes(b"half")

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,29 +191,38 @@ def test_faults_of_a_ros_installation(
 
 
 @pytest.mark.parametrize(
-    ("trips", "free_mib", "profile", "statuses"),
+    ("trips", "chosen", "problem", "statuses"),
     [
-        ([5.0] * 15, 1000, "LARGE_DATA", {"transport": OK, "shared memory": OK, "round trip": OK}),
-        ([5.0] * 9, 20, "", {"transport": WARN, "shared memory": WARN, "round trip": WARN}),
-        ([], 1000, "LARGE_DATA", {"round trip": FAIL}),
+        ([5.0] * 15, "X=LARGE_DATA", None, {"transport": OK, "shared memory": OK, "round trip": OK}),
+        ([5.0] * 9, "", "/dev/shm has 3 MiB left", {"transport": WARN, "shared memory": WARN, "round trip": WARN}),
+        ([], "X=LARGE_DATA", None, {"round trip": FAIL}),
     ],
 )
 def test_faults_of_the_transport(
-    trips: list, free_mib: int, profile: str, statuses: dict, monkeypatch: pytest.MonkeyPatch
+    trips: list, chosen: str, problem: str | None, statuses: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gridkp_ros.node import transport_bench
+    from gridkp_ros.node import transport, transport_bench
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: SimpleNamespace() if n == "rclpy" else real(n, *a))
-    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", profile)
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free_mib << 20))
+    monkeypatch.setattr(transport, "chosen_transport", lambda: chosen)
+    monkeypatch.setattr(transport, "shared_memory_problem", lambda: problem)
     monkeypatch.setattr(transport_bench, "measure", lambda *_: trips)
     findings = list(doctor.check_transport())
     for name, status in statuses.items():
         assert find(findings, name).status == status, find(findings, name)
+
+
+def test_two_processes_that_cannot_talk_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gridkp_ros.node import transport_bench
+
+    def broken(*_: object) -> list:
+        raise subprocess.CalledProcessError(-11, ["camera"])
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: SimpleNamespace() if n == "rclpy" else real(n, *a))
+    monkeypatch.setattr(transport_bench, "measure", broken)
+    assert "two processes cannot talk" in find(list(doctor.check_transport()), "round trip").text
 
 
 def test_a_check_that_fails_itself_is_told_and_the_others_go_on(
