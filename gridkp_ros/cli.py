@@ -132,6 +132,27 @@ def replay(
 
 
 @app.command()
+def stereo(
+    model: str = _MODEL,
+    recordings: int = typer.Option(6, min=1, help="Simulated ones, of 10 s each; rendered once and kept."),
+    seed: int = typer.Option(900_001, min=0, help="Of the first one; the next ones follow."),
+    num_samples: int = typer.Option(1, "--samples", help="Sampled futures in each forecast."),
+    provider: str = _PROVIDER,
+    as_json: bool = _JSON,
+) -> None:
+    """Measure how far named points in space are off: both eyes of a simulated endoscope in one Predictor."""
+    from gridkp_ros.evaluation.stereo import evaluate_stereo, tabulate
+    from gridkp_ros.node.resources import find_model
+
+    seeds = range(seed, seed + recordings)
+    result = evaluate_stereo(find_model(model), seeds, num_samples=num_samples, provider=provider)
+    if as_json:
+        _print_json(result)
+    else:
+        Console().print(tabulate(result))
+
+
+@app.command()
 def train(
     config: Path | None = typer.Option(None, help="YAML file under config/train, or one of your own."),
     preset: str = typer.Option("", help="In place of --config: an experiment of the paper, see docs/experiments.md."),

@@ -16,11 +16,13 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
 
-from gridkp_ros.msg import GridKeypoints
+from gridkp_ros.msg import GridKeypoints, GridKeypoints3D
+from gridkp_ros.node.cameras import camera_model
 from gridkp_ros.node.conversions import flat, image_message, time_message
 from gridkp_ros.node.playback import Playback, camera_qos
 from gridkp_ros.node.ros_logging import forward_logging
 from gridkp_ros.node.running import run_node
+from gridkp_ros.runtime.stereo import StereoRig
 from gridkp_ros.sim import DEMO_SEED, POINT_NAMES, Episode, SimConfig, gl_available
 from gridkp_ros.sim.store import load_or_render, load_prerendered
 
@@ -32,8 +34,10 @@ Moment = tuple[Episode, int]  # an episode and the index of a frame in it
 class CameraSimNode(Node):
     """Publishes /<rig>/left/image_raw and camera_info (and right), /PSM1/measured_cp, /PSM1/jaw/measured_js, ~/truth.
 
+    With side_by_side both eyes come in one image, /<rig>/image_raw, the left one on the left.
     ~/truth is a GridKeypoints whose keypoints are the named points themselves (pixels of the left image), with
-    confidence 1 where a point is visible and 0 where it is hidden or outside.
+    confidence 1 where a point is visible and 0 where it is hidden or outside; with stereo, ~/truth_3d holds the same
+    points in space.
     """
 
     def __init__(self) -> None:
@@ -46,12 +50,17 @@ class CameraSimNode(Node):
         stereo = self._episodes[0].right is not None
         qos = camera_qos(text["reliability"])
         eyes = ("left", "right") if stereo else ("left",)
-        self._image_pubs = {e: self.create_publisher(Image, f"/{self._rig}/{e}/image_raw", qos) for e in eyes}
+        self._side_by_side = stereo and text["side_by_side"]
+        images = {"": ("left", "right")} if self._side_by_side else {f"{e}/": (e,) for e in eyes}
+        self._image_pubs = {
+            shown: self.create_publisher(Image, f"/{self._rig}/{name}image_raw", qos) for name, shown in images.items()
+        }
         self._info_pubs = {e: self.create_publisher(CameraInfo, f"/{self._rig}/{e}/camera_info", qos) for e in eyes}
         self._pose_pubs = [self.create_publisher(PoseStamped, f"/{arm}/measured_cp", 10) for arm in ARMS]
         self._jaw_pubs = [self.create_publisher(JointState, f"/{arm}/jaw/measured_js", 10) for arm in ARMS]
         self._joint_pubs = [self.create_publisher(JointState, f"/{arm}/measured_js", 10) for arm in ARMS]
         self._truth_pub = self.create_publisher(GridKeypoints, "~/truth", 10)
+        self._truth_3d_pub = self.create_publisher(GridKeypoints3D, "~/truth_3d", 10) if stereo else None
         self._max_frames = text["max_frames"]
         self._loop = text["loop"] or self._max_frames > 0
         self._wanted_subscribers = text["wait_for_subscribers"]
@@ -61,7 +70,7 @@ class CameraSimNode(Node):
     def _declare(self) -> dict:
         declared = {
             "rig": "davinci", "seed": DEMO_SEED, "num_episodes": 1, "episode_s": 20.0, "rate_hz": 30.0, "width": 640,
-            "height": 480, "stereo": True, "background": "random", "loop": True, "max_frames": 0,
+            "height": 480, "stereo": True, "side_by_side": False, "background": "random", "loop": True, "max_frames": 0,
             "wait_for_subscribers": 0, "publish_clock": False, "reliability": "reliable",
         }
         return {name: self.declare_parameter(name, default).value for name, default in declared.items()}
@@ -102,15 +111,20 @@ class CameraSimNode(Node):
                 return
 
     def _is_awaited(self) -> bool:
-        return self._image_pubs["left"].get_subscription_count() >= self._wanted_subscribers
+        first = next(iter(self._image_pubs.values()))
+        return first.get_subscription_count() >= self._wanted_subscribers
 
     def _publish(self, stamp_ns: int, moment: Moment) -> None:
         episode, index = moment
         stamp = time_message(stamp_ns)
-        for eye, publisher in self._image_pubs.items():
+        # The calibration first: who waits for an image has it then.
+        for eye, publisher in self._info_pubs.items():
             header = Header(stamp=stamp, frame_id=self._header_frames[eye])
-            publisher.publish(image_message((episode.left if eye == "left" else episode.right)[index], header))
-            self._info_pubs[eye].publish(_camera_info(episode, header, eye))
+            publisher.publish(_camera_info(episode, header, eye))
+        for eyes, publisher in self._image_pubs.items():
+            header = Header(stamp=stamp, frame_id=self._header_frames[eyes[0]])
+            shown = [(episode.left if eye == "left" else episode.right)[index] for eye in eyes]
+            publisher.publish(image_message(shown[0] if len(shown) == 1 else np.concatenate(shown, axis=1), header))
         header = Header(stamp=stamp, frame_id=self._header_frames["left"])
         for arm, name in enumerate(ARMS):
             self._pose_pubs[arm].publish(_pose(header, episode.tool_poses[index, arm]))
@@ -119,7 +133,9 @@ class CameraSimNode(Node):
             )
             positions = [float(v) for v in episode.joints[index, arm, : len(JOINT_NAMES)]]
             self._joint_pubs[arm].publish(JointState(header=header, name=list(JOINT_NAMES), position=positions))
-        self._truth_pub.publish(_truth(episode, index, header))
+        self._truth_pub.publish(_truth(episode, index, header, widths=2 if self._side_by_side else 1))
+        if self._truth_3d_pub is not None:
+            self._truth_3d_pub.publish(_truth_3d(episode, index, header))
 
     def close(self) -> None:
         """Stop playing."""
@@ -146,12 +162,26 @@ def _pose(header: Header, pose: np.ndarray) -> PoseStamped:
     return message
 
 
-def _truth(episode: Episode, index: int, header: Header) -> GridKeypoints:
+def _truth(episode: Episode, index: int, header: Header, widths: int) -> GridKeypoints:
     points = flat(episode.points_px[index])
     return GridKeypoints(
-        header=header, image_width=episode.left.shape[2], image_height=episode.left.shape[1], points=points,
+        header=header, image_width=widths * episode.left.shape[2], image_height=episode.left.shape[1], points=points,
         confidence=flat(episode.visible[index]), point_names=list(POINT_NAMES), named_points=points,
         model_id="ground truth",
+    )
+
+
+def _truth_3d(episode: Episode, index: int, header: Header) -> GridKeypoints3D:
+    """Return where the named points are: with both eyes' exact pixels, triangulation is exact too."""
+    models = [
+        camera_model(_camera_info(episode, header, eye), rectified=False, name=eye) for eye in ("left", "right")
+    ]
+    exact = np.array([1e-6, 0.0, 1e-6])
+    found = StereoRig.of(*models).triangulate(episode.points_px[index], episode.points_right_px[index], exact, exact)
+    points, status = flat(found.points), flat(found.status, "B")
+    return GridKeypoints3D(
+        header=header, points=points, status=status, confidence=flat(episode.visible[index]),
+        point_names=list(POINT_NAMES), named_points=points, named_status=status, model_id="ground truth",
     )
 
 

@@ -50,12 +50,7 @@ class Cameras:
             raise StereoError(f"nothing has come on {self.topics[name]} yet: publish its calibration, or remap {name}")
         key = (name, width, height, rectified)
         if key not in self._models:
-            roi = info.roi
-            self._models[key] = CameraModel.of(
-                width=info.width, height=info.height, distortion_model=info.distortion_model, d=info.d, k=info.k,
-                r=info.r, p=info.p, binning=(info.binning_x, info.binning_y),
-                roi=(roi.x_offset, roi.y_offset, roi.width, roi.height), rectified=rectified, name=self.topics[name],
-            ).fitted(width, height)
+            self._models[key] = camera_model(info, rectified, self.topics[name]).fitted(width, height)
         return self._models[key]
 
     def _topic(self, name: str) -> str:
@@ -73,6 +68,16 @@ class Cameras:
                 self._models = {}
 
         return keep
+
+
+def camera_model(info: CameraInfo, rectified: bool, name: str) -> CameraModel:
+    """Return the camera model of a CameraInfo; StereoError, which names it, if it cannot be used."""
+    roi = info.roi
+    return CameraModel.of(
+        width=info.width, height=info.height, distortion_model=info.distortion_model, d=info.d, k=info.k, r=info.r,
+        p=info.p, binning=(info.binning_x, info.binning_y), roi=(roi.x_offset, roi.y_offset, roi.width, roi.height),
+        rectified=rectified, name=name,
+    )
 
 
 def _same(a: CameraInfo, b: CameraInfo) -> bool:

@@ -41,8 +41,9 @@ def markers(scene: Scene, header: Header, lifetime_s: float, shown: set[tuple[st
     Colours are the overlay's. Sizes follow the distance, so that they read alike at any.
     """
     base = {"header": header, "lifetime": duration_message(round(lifetime_s * 1e9)), "frame_locked": False}
-    depth = np.nanmedian(np.concatenate([scene.keypoints[:, 2], scene.named[:, 2], [np.nan]]))
-    size = _SIZE * float(depth) if np.isfinite(depth) else 0.0
+    depths = np.concatenate([scene.keypoints[:, 2], scene.named[:, 2]])
+    depths = depths[np.isfinite(depths)]
+    size = _SIZE * float(np.median(depths)) if len(depths) else 0.0
     colors = keypoint_colors(len(scene.keypoints))
     out: list[Marker] = []
 
@@ -54,7 +55,7 @@ def markers(scene: Scene, header: Header, lifetime_s: float, shown: set[tuple[st
         out.append(marker)
 
     for ns, points, futures, tints, scale in (
-        ("keypoints", scene.keypoints, scene.futures, colors, 0.7), 
+        ("keypoints", scene.keypoints, scene.futures, colors, 0.7),
         ("named_points", scene.named, scene.named_futures, [_NAMED] * len(scene.named), 1.0),
     ):
         known = [k for k in range(len(points)) if np.isfinite(points[k]).all()]

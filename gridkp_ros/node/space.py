@@ -20,15 +20,9 @@ from gridkp_ros.node.cameras import LEFT, ONLY, RIGHT, Cameras
 from gridkp_ros.node.markers import Scene, markers, no_markers
 from gridkp_ros.node.settings import Settings
 from gridkp_ros.node.statistics import OK, WARN
-from gridkp_ros.node.stereo import (
-    Eyes,
-    Placed,
-    forecast_3d_message,
-    keypoints_3d_message,
-    place_forecast,
-    place_observation,
-)
+from gridkp_ros.node.stereo import eyes_of, forecast_3d_message, keypoints_3d_message
 from gridkp_ros.runtime import Forecast, Observation, Predictor
+from gridkp_ros.runtime.space import Placed
 from gridkp_ros.runtime.stereo import ROW_SIGMAS, VALID, CameraModel, StereoError
 
 _RECENT = 150  # frames that the diagnostics tell of
@@ -120,15 +114,16 @@ class Space:
         latency_ns: int,
         wanted: list[bool],
     ) -> Scene:
-        eyes = Eyes.of(self._cameras, predictor, settings.images_rectified)
+        eyes = eyes_of(self._cameras, predictor, settings.images_rectified)
         self._header = Header(stamp=header.stamp, frame_id=self._cameras.frame_id(LEFT) or header.frame_id)
-        seen = place_observation(eyes, predictor, observation)
+        seen = eyes.observation(observation)
         self._take_note(seen)
         if wanted[0]:
             self._keypoints.publish(keypoints_3d_message(seen, observation, self._header, predictor.model_id))
-        foreseen = None if forecast is None or not any(wanted[1:]) else place_forecast(eyes, forecast)
+        foreseen = None if forecast is None or not any(wanted[1:]) else eyes.forecast(forecast)
         if foreseen is not None and wanted[1]:
-            self._forecast.publish(forecast_3d_message(eyes, foreseen, forecast, self._header, latency_ns))
+            samples = eyes.samples(forecast)
+            self._forecast.publish(forecast_3d_message(foreseen, samples, forecast, self._header, latency_ns))
         return _scene(seen, foreseen, observation.point_names)
 
     def _take_note(self, seen: Placed) -> None:
