@@ -132,6 +132,43 @@ def replay(
 
 
 @app.command()
+def trust(
+    recording: Path = typer.Argument(..., help="Video file, rosbag2, or folder of images."),
+    model: str = _MODEL,
+    topic: str = typer.Option("", help="Image topic of a bag; not needed if it has only one."),
+    rate_hz: float = typer.Option(0.0, "--rate", help="Frames per second; replaces the recorded times if given."),
+    region: str = typer.Option("", help="Region of interest: x,y,width,height in pixels; empty: the whole image."),
+    stereo_half: str = typer.Option("", help="Eye of a side-by-side stereo recording: left or right."),
+    provider: str = _PROVIDER,
+    as_json: bool = _JSON,
+) -> None:
+    """Measure what the trust of forecasts is worth: replay a recording as it is, and with its images disturbed."""
+    from gridkp_ros.data.sources import open_source
+    from gridkp_ros.evaluation.trust import measure_trust
+
+    source = open_source(recording, topic or None, rate_hz or None)
+    with _progress() as progress:
+        task = progress.add_task(f"replaying {source.name}", total=None)
+        result = measure_trust(
+            source, lambda: _predictor(model, provider, 0, 1.0, region, stereo_half),
+            lambda name: progress.update(task, description=f"replaying {source.name}: {name}"),
+        )
+    if as_json:
+        _print_json(result)
+        return
+    console = _console()
+    for what in ("passes", "bins"):
+        first, last = "disturbance" if what == "passes" else "trust", f"within {result['good_cells']:g} cells"
+        table = Table(first, "forecasts", "median trust", "median error, cells", last)
+        for name, row in result[what].items():
+            figures = ("-" if row[key] is None else f"{row[key]:.2f}" for key in ("trust", "error_cells", "good"))
+            table.add_row(name, str(row["forecasts"]), *figures)
+        console.print(table)
+    area = result["auroc"]
+    console.print("All forecasts are of one kind." if area is None else f"Area under the ROC: {area:.3f}")
+
+
+@app.command()
 def stereo(
     model: str = _MODEL,
     recordings: int = typer.Option(6, min=1, help="Simulated ones, of 10 s each; rendered once and kept."),
