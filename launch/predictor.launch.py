@@ -34,6 +34,7 @@ ARGUMENTS = {
     "transport": ("", "raw or compressed; empty: what the rig preset says, or raw"),
     "use_sim_time": ("", "true: take the time from /clock; empty: what params_file says, or false"),
     "params_file": ("", "YAML file with more parameters of predictor_node; it wins over the rig preset"),
+    "respawn": ("false", "true: the node configures and activates itself, and is started again a second after it ends"),
     "rig": ("generic_camera", "preset under config/rigs: generic_camera, dvrk, dvrk_stereo_side_by_side"),
 }
 
@@ -45,6 +46,10 @@ def make_node(context: LaunchContext) -> list:
     given: dict = {name: value[name] for name in ("model", "transport") if value[name]}
     if value["use_sim_time"]:
         given["use_sim_time"] = value["use_sim_time"].lower() in ("true", "1", "yes")
+    respawn = value["respawn"].lower() in ("true", "1", "yes")
+    if respawn:
+        # A transition asked for by this process would go to the killed node, which DDS takes for alive for 20 s.
+        given["autostart"] = True
     # The last one wins: an argument that was not given must not stand behind the file.
     parameters = [p for p in (preset.get("parameters"), value["params_file"], given) if p]
     node = LifecycleNode(
@@ -55,6 +60,8 @@ def make_node(context: LaunchContext) -> list:
         parameters=parameters,
         remappings=[("image", value["image"] or preset.get("image", "image"))],
         output="screen",
+        respawn=respawn,
+        respawn_delay=1.0,
     )
 
     def change(transition: int) -> EmitEvent:
@@ -77,6 +84,8 @@ def make_node(context: LaunchContext) -> list:
             )
         )
 
+    if respawn:
+        return [node]
     return [
         node, activate, refused("configure", "configuring", "unconfigured"),
         refused("activate", "activating", "inactive"), change(Transition.TRANSITION_CONFIGURE),

@@ -83,6 +83,11 @@ def test_a_parameter_file_wins_over_arguments_that_were_not_given(monkeypatch: p
     assert given[-1] == {"model": "own", "use_sim_time": True}
 
 
+def test_a_node_that_is_respawned_starts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load(ROOT / "launch" / "predictor.launch.py")
+    assert parameters_given(module, monkeypatch, params_file="mine.yaml", respawn="true")[-1] == {"autostart": True}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_no_launch_file_names_a_model_of_its_own(path: Path) -> None:
     assert "models/dvrk_sim" not in path.read_text()
