@@ -135,6 +135,7 @@ class Driver(Node):
         self.process: NodeProcess | None = None
         self.samples: list[Sample] = []
         self.arrivals = Arrivals()
+        self.period_s = 0.0  # of the model, as its forecasts say
         self._status = f"{_NODE}: forecast"
         self.create_subscription(KeypointForecast, f"{_NODE}/forecast", self._on_forecast, 50)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
@@ -143,6 +144,7 @@ class Driver(Node):
 
     def _on_forecast(self, message: KeypointForecast) -> None:
         now_ns, image_ns = self.get_clock().now().nanoseconds, stamp_ns(message.header.stamp)
+        self.period_s = message.period.sec + message.period.nanosec * 1e-9
         a = self.arrivals
         a.arrival_s.append(now_ns * 1e-9)
         a.stamp_s.append(image_ns * 1e-9)
@@ -459,9 +461,8 @@ def soak(
     """
     film = load_film(options.recording)
     with _workplace(out) as folder, _stream(case, options, film, folder) as stream:
-        stream.round_trips(2.0)
+        stream.round_trips(min(2.0, 60.0 * minutes))
         stream.start()
-        stream.play(4.0)
         samples = _overload(stream, overload) if overload else None
         stream.play(min(30.0, 30.0 * minutes))  # buffers and allocators reach their size
         start_s, steady_s, before = stream.driver.now_s(), time.monotonic(), stream.driver.process.usage()
@@ -493,17 +494,18 @@ def soak(
 
 def _overload(stream: _Stream, periods: float) -> int:
     """Set num_samples such that a forecast takes so many periods of the model here and now; return it."""
-    period_ms = 1e3 / 15.0
+    stream.play(4.0)
+    wanted_ms = 1e3 * periods * stream.driver.period_s
     took: dict[int, float] = {}
     for samples in (1, 8, 32):
         stream.driver.set_parameter("num_samples", samples)
         stream.play(12.0)  # diagnostics look at the last 150 forecasts
         took[samples] = float(stream.driver.samples[-1].values["processing_ms_p50"])
-        if took[samples] > periods * period_ms:
+        if took[samples] > wanted_ms:
             break
     most = max(took)
     slope = (took[most] - took[1]) / (most - 1) if most > 1 else 0.0
-    chosen = most if slope <= 0 else int(np.clip(1 + round((periods * period_ms - took[1]) / slope), 1, 256))
+    chosen = most if slope <= 0 else int(np.clip(1 + round((wanted_ms - took[1]) / slope), 1, 256))
     stream.driver.set_parameter("num_samples", chosen)
     return chosen
 
