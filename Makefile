@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Beside them: `make faults` (docs/faults.md, under 15 minutes) and `make fuzz` (FUZZ_SECONDS in all, 10 minutes).
+# Beside them: `make faults` (docs/faults.md, under 15 minutes) and `make fuzz` (FUZZ_SECONDS in all, 10 minutes), and
+# `make soak` (docs/camera.md, SOAK_MINUTES of a camera at twice the rate the model can take, 10).
 # PYTHON names the interpreter to build .venv with; DEMO_OPTIONS, TEST_OPTIONS and FAULT_OPTIONS are handed on.
 PYTHON ?= python3
 SHELL := /bin/bash
 export PYTHON LOCKED UV
 
-.PHONY: lock demo test faults fuzz lint setup setup-demo clean
+.PHONY: lock demo test faults fuzz soak lint setup setup-demo clean
 
 demo: setup-demo
 	@source scripts/env.sh && exec install/gridkp_ros/lib/gridkp_ros/demo --out out/demo $(DEMO_OPTIONS)
@@ -26,6 +27,10 @@ fuzz: setup
 	for target in manifest onnx bag; do \
 	  python test/fuzz/fuzz.py $$target --seconds $$(($(FUZZ_SECONDS) / 3)) || exit 1; \
 	done
+
+SOAK_MINUTES ?= 10
+soak: setup
+	@source scripts/env.sh && gridkp bench node --soak $(SOAK_MINUTES) --out out/soak $(SOAK_OPTIONS)
 
 lint: setup
 	@source scripts/env.sh && ruff check . && lint-imports
