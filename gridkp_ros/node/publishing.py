@@ -132,25 +132,22 @@ class Publishing:
 
 
 def _overlay(image: np.ndarray, observation: Observation, forecast: Forecast | None) -> np.ndarray:
-    """Draw what every eye saw, and where it is going."""
-    futures = [None] * len(observation.views) if forecast is None else forecast.views
-    for seen, future in zip(observation.views, futures, strict=True):
-        foreseen = {}
+    """Draw what every eye saw, and where it is going, each in its own part of the image."""
+    views = observation.views
+    futures = [None] * len(views) if forecast is None else forecast.views
+    parts, width = [], image.shape[1] // len(views)
+    for seen, future in zip(views, futures, strict=True):
+        corner = np.array([seen.view * width, 0])
+        drawn: dict[str, Any] = {"points": seen.points - corner, "named_points": seen.named_points - corner}
         if future is not None:
-            foreseen = {
-                "forecast_mean": future.mean, "covariance": future.covariance, "samples": future.points,
-                "named_mean": future.named_mean, "named_covariance": future.named_covariance,
-            }
-        image = draw_overlay(
-            image,
-            points=seen.points,
-            confidence=seen.confidence,
-            named_points=seen.named_points,
-            point_names=seen.point_names,
-            view_width=image.shape[1] // len(observation.views),
-            **foreseen,
-        )
-    return image
+            drawn |= {
+                "forecast_mean": future.mean - corner, "covariance": future.covariance,
+                "samples": future.points - corner, "named_mean": future.named_mean - corner,
+                "named_covariance": future.named_covariance,
+            }  # fmt: skip
+        part = image[:, corner[0] : corner[0] + width]
+        parts.append(draw_overlay(part, confidence=seen.confidence, point_names=seen.point_names, **drawn))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 _SHIFT = 4  # OpenCV's fractional bits: sub-pixel positions to 1/16
-_ELLIPSE_CORNERS = 28
+_ELLIPSE_CORNERS = 48
 _SAMPLES_DRAWN, _SAMPLE_OPACITY = 12, 0.4
 _WHITE, _BLACK, _YELLOW = (255, 255, 255), (0, 0, 0), (255, 225, 60)
 
@@ -38,7 +38,7 @@ def ellipse_polygons(mean: np.ndarray, covariance: np.ndarray, probability: floa
         mean: [..., 2] px; covariance: [..., 3] xx, xy, yy, px^2.
 
     Returns:
-        float64 [..., 28, 2] corners, px.
+        float64 [..., 48, 2] corners, px.
     """
     xx, xy, yy = np.moveaxis(np.asarray(covariance, float), -1, 0)
     radius = np.sqrt(-2.0 * np.log1p(-probability))  # of a two-dimensional standard normal (chi-square, 2 degrees)
@@ -145,7 +145,7 @@ def _draw_futures(
     for index, color in enumerate(colors):
         outlines = list(corners[known[:, index], index])
         if outlines:
-            cv2.polylines(layer, outlines, True, color, 1, cv2.LINE_AA, _SHIFT)
+            cv2.polylines(layer, outlines, True, color, max(1, thickness // 2), cv2.LINE_AA, _SHIFT)
 
 
 def _draw_samples(
@@ -185,7 +185,6 @@ def draw_overlay(
     ellipse_steps: Sequence[int] | None = None,
     probability: float = 0.9,
     text: str = "",
-    view_width: int = 0,
 ) -> np.ndarray:
     """Draw what is known of one frame on a copy of it.
 
@@ -193,19 +192,19 @@ def draw_overlay(
         image: uint8 [H,W,3] RGB or [H,W].
         points: keypoints [K,2] px; confidence: [K] in [0, 1], sizes the dots (NaN: full size).
         named_points: [M,2] px, ringed and labelled with point_names.
-        forecast_mean: [T,K,2] px, drawn as paths that start at `points`; covariance: [T,K,3] xx, xy, yy px^2.
+        forecast_mean: [T,K,2] px, drawn as paths that start at `points`; covariance: [T,K,3] xx, xy, yy px^2, whose
+            ellipses are drawn where no named points' are.
         samples: [S,T,K,2] px, several futures, drawn as faint paths beside their mean (the first dozen).
         named_mean: [T,M,2] px; named_covariance: [T,M,3] px^2: the same for the named points.
         ellipse_steps: indices into T whose ellipses are drawn; the last one without it.
         probability: mass inside an ellipse.
         text: one line at the top left.
-        view_width: of the part of the image that one eye sees, which sizes are chosen for; 0: the whole image.
 
     Returns:
         uint8 [H,W,3] RGB, a new array.
     """
     out = to_rgb(image)
-    size = max(0.35, min(out.shape[0], view_width or out.shape[1]) / 480.0)
+    size = max(0.35, min(out.shape[:2]) / 480.0)
     thin = max(1, round(size))
     count = 0 if points is None else len(points)
     colors = keypoint_colors(count)
@@ -215,7 +214,8 @@ def draw_overlay(
     if points is not None and forecast_mean is not None and len(forecast_mean):
         steps = (len(forecast_mean) - 1,) if ellipse_steps is None else ellipse_steps
         layer = out.copy()
-        _draw_futures(layer, np.asarray(points), forecast_mean, covariance, steps, colors, thin, probability)
+        ellipses = None if named_covariance is not None and np.size(named_covariance) else covariance
+        _draw_futures(layer, np.asarray(points), forecast_mean, ellipses, steps, colors, thin, probability)
     if named_points is not None and named_mean is not None and len(named_mean) and len(named_points):
         steps = (len(named_mean) - 1,) if ellipse_steps is None else ellipse_steps
         layer = out.copy() if layer is None else layer

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from gridkp_ros.msg import GridKeypoints, GridKeypoints3D, KeypointForecast, KeypointForecast3D
+from gridkp_ros.image_messages import message_to_array
+from gridkp_ros.msg import GridKeypoints, GridKeypoints3D, KeypointForecast, KeypointForecast3D, PredictedFrames
 from gridkp_ros.node.conversions import image_message, time_message
 from support.ros_rig import NS, Rig, wait_for
 from support.streams import squares
@@ -229,3 +230,19 @@ def test_markers_without_a_calibration_say_what_they_wait_for(make_rig: Callable
     for i in range(20):
         rig.send(image_message(squares(i), Header(stamp=time_message(START_NS + round(i * NS / 15)))))
     rig.wait_status("space", 1, "no points in space: nothing has come on /camera_info yet")
+
+
+def test_pictures_show_both_eyes_each_in_its_half(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(stereo_half="both", horizon_steps=3, frame_steps=[1])
+    overlays, frames = watch(rig, Image, "overlay"), watch(rig, PredictedFrames, "frames")
+    show(rig)
+    wait_for(lambda: overlays and frames and frames[-1].header.stamp == overlays[-1].header.stamp, "pictures")
+    drawn, predicted = message_to_array(overlays[-1]), message_to_array(frames[-1].frames[0])
+    assert drawn.shape == predicted.shape == (64, 128, 3)
+    newest = np.array(rig.keypoints[-1].points).reshape(4, 2)
+    step = int(newest[0, 0]) - 10 - DISPARITY
+    for offset in (DISPARITY, 64):  # the tiny model draws a white square at each predicted keypoint
+        for x, y in SQUARES + np.array([step + 1 + offset, 0]):
+            assert (predicted[int(y), int(x)] == 255).all()
+        for x, y in SQUARES + np.array([step + offset, 0]):
+            assert drawn[int(y), int(x)].std() > 10  # coloured dots on grey squares

@@ -52,6 +52,37 @@ def test_futures_run_along_the_forecast() -> None:
     assert right == pytest.approx(170 + 4 * np.sqrt(-2 * np.log(0.1)), abs=2)  # the 90 % ellipse of the last step
 
 
+def test_several_samples_are_drawn_faintly_beside_their_mean() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    start, t = np.array([[20.0, 50.0]]), np.arange(1, 11)
+    samples = np.stack([np.stack([20 + 10.0 * t, 50 + slope * t], axis=-1)[:, None] for slope in (-3.0, 3.0)])
+    out = draw_overlay(image, points=start, forecast_mean=samples.mean(axis=0), samples=samples)
+    up, mean, down = (int(out[row, 118:122].max()) for row in (20, 50, 80))
+    assert 60 < up < mean and 60 < down < mean
+    alone = draw_overlay(image, points=start, forecast_mean=samples[0], samples=samples[:1])
+    np.testing.assert_array_equal(alone, draw_overlay(image, points=start, forecast_mean=samples[0]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (1080, 1920)])
+def test_lines_grow_with_the_image(height: int, width: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    x = np.linspace(0.1, 0.8, 15) * width
+    mean = np.stack([x, np.full(15, 0.5 * height)], axis=-1)[:, None]
+    out = draw_overlay(image, points=np.array([[0.05 * width, 0.5 * height]]), forecast_mean=mean)
+    thick = np.count_nonzero(out[:, int(0.3 * width)].max(axis=1) > 60)
+    assert 1 / 480 < thick / height < 6 / 480
+
+
+def test_ellipses_are_those_of_the_named_points_where_there_are_any() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    point, far = np.array([[30.0, 50.0]]), np.array([[[30.0, 50.0]]])
+    wide, narrow = np.array([[[100.0, 0, 100.0]]]), np.array([[[1.0, 0, 1.0]]])
+    futures = {"points": point, "forecast_mean": far, "covariance": wide}
+    assert draw_overlay(image, **futures)[:, 51].any()
+    named = {"named_points": point, "named_mean": far, "named_covariance": narrow}
+    assert not draw_overlay(image, **futures, **named)[:, 45:].any()
+
+
 def test_points_nobody_can_see_are_left_out() -> None:
     image = np.full((60, 80, 3), 50, np.uint8)
     points = np.array([[np.nan, 10.0], [1e9, -1e9], [np.inf, 0.0]])
