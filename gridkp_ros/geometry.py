@@ -119,7 +119,7 @@ class InputSpec:
             )
         if self.resize not in RESIZE_POLICIES:
             raise GeometryError(f"resize policy {self.resize!r}: use one of {', '.join(RESIZE_POLICIES)}")
-        if self.interpolation not in INTERPOLATIONS:
+        if self.interpolation not in tuple(INTERPOLATIONS):  # a manifest may hold a list there
             raise GeometryError(f"interpolation {self.interpolation!r}: use one of {', '.join(INTERPOLATIONS)}")
         if not 0 <= self.fill <= 255:
             raise GeometryError(f"fill {self.fill}: use 0 to 255")
