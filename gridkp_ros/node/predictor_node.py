@@ -46,6 +46,7 @@ from gridkp_ros.node.samples import SampleBudget, rehearse
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
 from gridkp_ros.node.space import Space
 from gridkp_ros.node.statistics import Statistics
+from gridkp_ros.node.transport import receive_mostly
 from gridkp_ros.runtime import Bundle, BundleError, Forecast, Predictor, PredictorError
 from gridkp_ros.runtime.engine import EngineError, choose_provider
 
@@ -622,6 +623,7 @@ def _autostart(node: PredictorNode) -> bool:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the exit status is 1 if `autostart` fails."""
+    receive_mostly()
     return run_node("predictor_node", PredictorNode, args, start=_autostart, close=PredictorNode.stop)
 
 

@@ -17,6 +17,8 @@ from gridkp_ros.node.resources import find_resource
 # rmw_fastrtps reads the older name up to Jazzy and warns about it from Kilted on.
 _OLD_NAME_DISTROS = ("humble", "iron", "jazzy")
 _NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+_PROFILE = "config/fastdds_large_images.xml"
+_RECEIVERS_PROFILE = "config/fastdds_few_images.xml"
 _SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT_LOCK = re.compile(r"fastdds_[0-9a-f]{16}_el")
 _YOUNG_S = 10.0  # a lock file this young may not be locked yet by the process that is making it
@@ -33,7 +35,17 @@ def dds_environment() -> dict[str, str]:
     if chosen_transport():
         return {}
     name = _NAMES[1] if os.environ.get("ROS_DISTRO", "") in _OLD_NAME_DISTROS else _NAMES[0]
-    return {name: str(find_resource("config/fastdds_large_images.xml"))}
+    return {name: str(find_resource(_PROFILE))}
+
+
+def receive_mostly() -> None:
+    """Let this process, which sends few images, have a smaller shared-memory segment, where the profile is ours.
+
+    To be called before `rclpy.init`. What it receives lies in the senders' segments.
+    """
+    for name in _NAMES:
+        if Path(os.environ.get(name, "")).name == Path(_PROFILE).name:
+            os.environ[name] = str(find_resource(_RECEIVERS_PROFILE))
 
 
 def isolate() -> None:

@@ -57,3 +57,18 @@ def test_too_little_shared_memory_is_told_with_the_remedy(
     assert "1 MiB left" in transport.shared_memory_problem() and "--shm-size" in transport.shared_memory_problem()
     monkeypatch.setattr(transport.shutil, "disk_usage", lambda folder: Disk(1 << 30, 0, 1 << 30))
     assert transport.shared_memory_problem() is None
+
+
+def test_a_node_that_receives_has_a_smaller_segment_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    transport.receive_mostly()
+    assert transport.chosen_transport() == ""
+    for name, value in transport.dds_environment().items():
+        monkeypatch.setenv(name, value)
+    large = transport._segment_bytes()
+    transport.receive_mostly()
+    assert transport._segment_bytes() == 8 << 20 < large
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/mine.xml")
+    transport.receive_mostly()
+    assert os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] == "/mine.xml"
