@@ -12,7 +12,7 @@ import numpy as np
 
 from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cells, seen_parts
 from gridkp_ros.runtime import scene
-from gridkp_ros.runtime.bundle import Bundle
+from gridkp_ros.runtime.bundle import GRAPHS, Bundle, BundleError
 from gridkp_ros.runtime.clock import FrameClock, Tick
 from gridkp_ros.runtime.engine import Engine, EngineError, choose_provider
 from gridkp_ros.runtime.forecast import (
@@ -25,6 +25,7 @@ from gridkp_ros.runtime.forecast import (
 )
 from gridkp_ros.runtime.rollout import forecast_feeds, roll_out
 from gridkp_ros.runtime.trust import Trust, TrustMeter
+from gridkp_ros.runtime.variants import EQUAL
 
 _LOG = logging.getLogger(__name__)
 # One forecast of this many poses is some 100 MB of noise and results; nobody plans that far.
@@ -53,6 +54,7 @@ class Predictor:
         bundle: Bundle | str | Path,
         *,
         provider: str = "cpu",
+        variant: str = "",
         num_threads: int = 0,
         region: Region | None = None,
         stereo_half: str = "",
@@ -67,6 +69,7 @@ class Predictor:
         Args:
             bundle: a loaded bundle or the path of its folder.
             provider: "cpu", "cuda", "tensorrt", or "auto" (CUDA where it works, else the CPU; logged).
+            variant: of the bundle's reduced variants, see `gridkp info`; "" or "equal": the graphs as they are.
             num_threads: threads of one graph, 0 for ONNX Runtime's choice.
             region: part of the image (of the stereo half where one is given) the model sees; None for all.
             stereo_half: "left" or "right" eye of a side-by-side stereo image, or "both"; "" for the whole image.
@@ -78,7 +81,7 @@ class Predictor:
 
         Raises:
             BundleError: the bundle is refused.
-            PredictorError: a setting is out of range, or the provider cannot be had.
+            PredictorError: a setting is out of range, or the provider or variant cannot be had.
         """
         if stereo_half not in ("", "left", "right", "both"):
             raise PredictorError(f"stereo_half is {stereo_half!r}: use '', 'left', 'right' or 'both'")
@@ -92,6 +95,11 @@ class Predictor:
         _check_noise_settings(temperature, seed)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self.manifest = self.bundle.manifest
+        try:
+            self._files = {f"{graph}.onnx": self.manifest.file_of(graph, variant) for graph in GRAPHS}
+        except BundleError as error:
+            raise PredictorError(f"variant: {error}") from error
+        self.variant = "" if variant == EQUAL else variant
         self._region, self._stereo_half = region, stereo_half
         self.num_views = 2 if stereo_half == "both" else 1  # B of every graph
         self.warmup_frames = warmup_frames
@@ -183,7 +191,7 @@ class Predictor:
             return self._observation(stamp_ns, tick)
         model_images = np.stack([placement.to_model_image(image) for placement in placements])  # [B, H, W, C]
         structures = [scene.structure(model_image) for model_image in model_images]
-        if tick.action == "absorb" and self._is_cut(structures, tick.steps):
+        if tick.action == "absorb" and self._is_cut(structures, stamp_ns):
             self._clock.reset("scene cut")
             tick = self._clock.tick(stamp_ns)
         try:
@@ -309,18 +317,24 @@ class Predictor:
                 self._open_streaming_engines(chosen)
         except EngineError as error:
             raise PredictorError(str(error)) from error
-        _LOG.info("%s runs on %s", self.model_id, self.provider)
+        _LOG.info("%s%s runs on %s", self.model_id, f" ({self.variant})" if self.variant else "", self.provider)
+        if self.variant and chosen not in (gains := self.manifest.variants[self.variant].providers):
+            _LOG.warning("variant %s is for %s; on %s it may be slower", self.variant, ", ".join(gains), chosen)
         return chosen
 
     def _open_streaming_engines(self, provider: str) -> None:
         files = ["detect.onnx", "update.onnx", "forecast.onnx"]
         if self.manifest.coast_graph is not None:
             files.append(self.manifest.coast_graph)
-        self._engines = {f: Engine(self.bundle, f, provider=provider, num_threads=self._num_threads) for f in files}
+        self._engines = {f: self._open(f, provider) for f in files}
+
+    def _open(self, file: str, provider: str) -> Engine:
+        file = self._files.get(file, file)
+        return Engine(self.bundle, file, provider=provider, num_threads=self._num_threads)
 
     def _engine(self, file: str) -> Engine:
         if file not in self._engines:
-            self._engines[file] = Engine(self.bundle, file, provider=self._provider, num_threads=self._num_threads)
+            self._engines[file] = self._open(file, self._provider)
         return self._engines[file]
 
     def _forget(self) -> None:
@@ -358,10 +372,11 @@ class Predictor:
             raise PredictorError(str(error)) from error
         return placements, "" if old is None else f"{old.source_width}x{old.source_height} to {width}x{height}"
 
-    def _is_cut(self, structures: Sequence[np.ndarray | None], steps: int) -> bool:
+    def _is_cut(self, structures: Sequence[np.ndarray | None], stamp_ns: int) -> bool:
         """Say whether every eye that can tell sees a new scene: something close before one lens is not one."""
         if self.scene_cut_threshold >= 1.0:
             return False
+        steps = (stamp_ns - self._stamp_ns) / self._clock.period_ns  # by the stamps: the clock's own are rounded
         pairs = [(a, b) for a, b in zip(self._structures, structures, strict=True) if a is not None and b is not None]
         return bool(pairs) and all(scene.is_cut(a, b, steps, self.scene_cut_threshold) for a, b in pairs)
 

@@ -26,7 +26,7 @@ def view(seed: int, x: int = 16, y: int = 16) -> np.ndarray:
     return scenery(seed)[y : y + 64, x : x + 64]
 
 
-def cut(before: np.ndarray, after: np.ndarray, steps: int = 1) -> bool:
+def cut(before: np.ndarray, after: np.ndarray, steps: float = 1) -> bool:
     return is_cut(structure(before), structure(after), steps)
 
 
@@ -90,16 +90,25 @@ def test_pictures_far_apart_in_time_are_not_judged() -> None:
     assert not cut(view(0), view(1), steps=3)
 
 
-def read_structures(name: str) -> list[np.ndarray]:
+def read_structures(name: str, count: int = 200) -> list[np.ndarray]:
     path = (SUTUREBOT / name).resolve()
     if not path.is_file():
         pytest.skip(f"no recording at {path}")
     video, structures = cv2.VideoCapture(str(path)), []
-    for _ in range(200):
+    for _ in range(count):
         frame = video.read()[1]
         placement = Placement.of(InputSpec(), frame.shape[1], frame.shape[0])
         structures.append(structure(placement.to_model_image(frame[:, :, ::-1])))
     return structures
+
+
+def test_frames_two_and_a_half_steps_apart_are_not_judged() -> None:
+    assert not any(cut(view(i), view(i + 1), steps=2.5) for i in range(20))
+    pickup = read_structures("suturebot_needle_pickup.mp4", 300)
+    apart = list(zip(pickup, pickup[5:], strict=False))  # 30 frames a second, 15 steps a second
+    assert any(is_cut(a, b, 2) for a, b in apart)  # what a machine under load would have taken for a cut
+    assert not any(is_cut(a, b, 2.5) for a, b in apart)
+    assert not any(is_cut(a, b, 1.5) for a, b in zip(pickup, pickup[3:], strict=False))
 
 
 def test_real_recordings_have_no_cut_within_and_one_where_they_are_spliced() -> None:
