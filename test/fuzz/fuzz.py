@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import random
 import sys
 import tempfile
 from collections.abc import Callable
@@ -81,32 +82,34 @@ def manifest_seeds(folder: Path) -> list[bytes]:
 
 def mutate_manifest(data: bytes, max_size: int, seed: int) -> bytes:
     """Replace, remove or double a value somewhere in the JSON; every eighth time mutate the bytes instead."""
-    provider = atheris.FuzzedDataProvider(seed.to_bytes(8, "little") * 8)
+    provider = atheris.FuzzedDataProvider(random.Random(seed).randbytes(256))
     if provider.ConsumeIntInRange(0, 7) == 0:
         return atheris.Mutate(data, max_size)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):  # most of what byte mutations leave: no way from there to a valid one
         value = json.loads(_VALID[provider.ConsumeIntInRange(0, len(_VALID) - 1)])
-    places: list[tuple[dict | list, str | int]] = []
 
-    def walk(node: object) -> None:
-        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        for key, inside in items:
-            places.append((node, key))
-            walk(inside)
+    def place() -> tuple[dict | list, str | int]:
+        """Go down some way from the top: a key of ten thousand numbers counts no more than one of a word."""
+        parent: dict | list = value
+        while True:
+            keys = list(parent) if isinstance(parent, dict) else range(len(parent))
+            key = keys[provider.ConsumeIntInRange(0, len(keys) - 1)]
+            if not (isinstance(parent[key], (dict, list)) and parent[key]) or provider.ConsumeBool():
+                return parent, key
+            parent = parent[key]
 
-    walk(value)
-    if not places:
+    if not isinstance(value, (dict, list)) or not value:
         return atheris.Mutate(data, max_size)
-    parent, key = places[provider.ConsumeIntInRange(0, len(places) - 1)]
+    parent, key = place()
     action = provider.ConsumeIntInRange(0, 3)
     if action == 0:
         del parent[key]
     elif action == 1 and isinstance(parent, list):
         parent.append(parent[key])
     elif action == 2:
-        other, name = places[provider.ConsumeIntInRange(0, len(places) - 1)]
+        other, name = place()
         parent[key] = json.loads(json.dumps(other[name]))
     else:
         parent[key] = _JUNK[provider.ConsumeIntInRange(0, len(_JUNK) - 1)]
