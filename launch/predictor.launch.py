@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -18,7 +19,7 @@ from launch.actions import (
 )
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
@@ -35,6 +36,8 @@ ARGUMENTS = {
     "use_sim_time": ("", "true: take the time from /clock; empty: what params_file says, or false"),
     "params_file": ("", "YAML file with more parameters of predictor_node; it wins over the rig preset"),
     "respawn": ("false", "true: the node configures and activates itself, and is started again a second after it ends"),
+    "rviz": ("false", "true: start RViz with config/gridkp.rviz"),
+    "rviz_frame": ("davinci_left_optical_frame", "frame that RViz shows: that of the camera"),
     "rig": ("generic_camera", "preset under config/rigs: generic_camera, dvrk, dvrk_stereo_side_by_side"),
 }
 
@@ -84,11 +87,28 @@ def make_node(context: LaunchContext) -> list:
             )
         )
 
+    views = show_in_rviz(name, value["rviz_frame"]) if value["rviz"].lower() in ("true", "1", "yes") else []
     if respawn:
-        return [node]
+        return [node, *views]
     return [
-        node, activate, refused("configure", "configuring", "unconfigured"),
+        node, *views, activate, refused("configure", "configuring", "unconfigured"),
         refused("activate", "activating", "inactive"), change(Transition.TRANSITION_CONFIGURE),
+    ]
+
+
+def show_in_rviz(name: str, frame: str) -> list:
+    """Return RViz with the node's topics, or a word that it is not installed."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        return [LogInfo(msg="rviz:=true: rviz2 is not installed here; the topics are there for an RViz elsewhere")]
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", str(find_resource("config/gridkp.rviz")), "-f", frame],
+            remappings=[(f"/predictor_node/{topic}", f"{name}/{topic}") for topic in ("markers", "overlay")],
+        )
     ]
 
 

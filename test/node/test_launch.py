@@ -117,3 +117,15 @@ def test_an_evaluation_ends_when_any_process_does_or_the_predictor_refuses() -> 
         assert isinstance(answer[0] if isinstance(answer, list) else answer, Shutdown)
     context._set_is_shutdown(True)
     assert handlers[0].handle(died, context) is None  # what was told to end ends, one after the other
+
+
+def test_rviz_is_started_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load(ROOT / "launch" / "predictor.launch.py")
+    from launch.actions import LogInfo
+    from launch_ros.actions import Node
+
+    (said,) = module.show_in_rviz("/endoscope/predictor_node", "camera")
+    assert isinstance(said, LogInfo) and "rviz2 is not installed" in said.msg[0].text
+    monkeypatch.setattr(module, "get_package_prefix", lambda name: "/opt/ros")
+    (viewer,) = module.show_in_rviz("/endoscope/predictor_node", "camera")
+    assert isinstance(viewer, Node) and viewer.node_package == "rviz2"
