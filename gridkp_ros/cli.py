@@ -94,6 +94,7 @@ def replay(
     region: str = typer.Option("", help="Region of interest: x,y,width,height in pixels; empty: the whole image."),
     stereo_half: str = typer.Option("", help="Eye of a side-by-side stereo recording: left or right."),
     provider: str = _PROVIDER,
+    variant: str = typer.Option("", help="Reduced variant of the bundle's graphs (gridkp info); empty: none."),
     lpips_weights: str = typer.Option("", help="Folder of LPIPS's weight files, or 'download'; empty: no LPIPS."),
     lpips_net: str = typer.Option("alex", help="LPIPS's network: alex or vgg."),
     vgg_weights: str = typer.Option("", help="VGG-16 file of torchvision, or 'download'; empty: no VGG cosine."),
@@ -120,7 +121,7 @@ def replay(
 
         video_distance = Fvd(fvd_weights)
     source = open_source(recording, topic or None, rate_hz or None)
-    predictor = _predictor(model, provider, seed, temperature, region, stereo_half)
+    predictor = _predictor(model, provider, seed, temperature, region, stereo_half, variant)
     with _progress() as progress:
         task = progress.add_task(f"replaying {source.name}", total=source.length)
         result = run(
@@ -229,11 +230,12 @@ def train(
 def export(
     checkpoint: Path = typer.Argument(..., help="Checkpoint folder of a training run."),
     bundle: Path = typer.Argument(..., help="Folder to write the bundle to."),
+    variants: str = typer.Option("auto", help="Reduced variants to add, such as int8,fp16; auto: all; empty: none."),
 ) -> None:
     """Write a checkpoint's bundle; refused unless ONNX Runtime and PyTorch agree."""
     from gridkp_ros.export.bundle import export as run
 
-    run(checkpoint, bundle)
+    run(checkpoint, bundle, variants=None if variants == "auto" else [name for name in variants.split(",") if name])
 
 
 @app.command()
@@ -271,7 +273,7 @@ def info(
         "num_keypoints": m.num_keypoints, "pose_fields": list(m.pose_fields), "period_s": m.period_s,
         "trusted_steps": m.trusted_steps, "clip_length": m.clip_length, "can_coast": m.can_coast,
         "named_points": list(m.probe.point_names) if m.probe else [], "graphs": dict(m.graphs),
-        "provenance": m.provenance,
+        "variants": {name: variant.to_dict() for name, variant in m.variants.items()}, "provenance": m.provenance,
     }
     if as_json:
         _print_json(facts)
@@ -282,6 +284,8 @@ def info(
             value = value.get("description", "")
         elif name == "graphs":
             value = ", ".join(value)
+        elif name == "variants":
+            value = "\n".join(f"{n}: {v.graphs_and_loss()}" for n, v in m.variants.items()) or "none"
         table.add_row(name, value if isinstance(value, str) else json.dumps(value))
     Console().print(table)
 
@@ -686,7 +690,9 @@ def _prepare(
         )
 
 
-def _predictor(model: str, provider: str, seed: int, temperature: float, region: str, stereo_half: str) -> Any:
+def _predictor(
+    model: str, provider: str, seed: int, temperature: float, region: str, stereo_half: str, variant: str = ""
+) -> Any:
     from gridkp_ros.geometry import GeometryError, Region
     from gridkp_ros.node.resources import find_model
     from gridkp_ros.runtime import Predictor
@@ -698,7 +704,7 @@ def _predictor(model: str, provider: str, seed: int, temperature: float, region:
         except (TypeError, ValueError) as error:
             raise GeometryError(f"region {region!r}: give x,y,width,height in whole pixels ({error})") from error
     return Predictor(
-        find_model(model), provider=provider, seed=seed, temperature=temperature, region=rectangle,
+        find_model(model), provider=provider, variant=variant, seed=seed, temperature=temperature, region=rectangle,
         stereo_half=stereo_half,
     )
 

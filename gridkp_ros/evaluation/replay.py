@@ -25,6 +25,7 @@ from gridkp_ros.evaluation.strips import View
 from gridkp_ros.evaluation.videos import CLIPS_DEFINITION, ClipCollector, VideoDistance
 from gridkp_ros.geometry import Placement
 from gridkp_ros.runtime import Forecast, Manifest, Observation, Predictor
+from gridkp_ros.runtime.variants import EQUAL
 from gridkp_ros.track_models import from_cells, to_cells
 
 log = logging.getLogger(__name__)
@@ -254,6 +255,7 @@ def describe_model(predictor: Predictor, num_samples: int) -> dict:
         "input": [manifest.input.height, manifest.input.width, manifest.input.channels],
         "trusted_steps": manifest.trusted_steps,
         "provider": predictor.provider,
+        "variant": predictor.variant or EQUAL,
         "num_samples": num_samples,
         "seed": predictor.seed,
         "temperature": predictor.temperature,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -17,10 +17,12 @@ from gridkp_ros.export.card import model_card
 from gridkp_ros.export.inference import FastForecastStep, FastUpdate, channels_last, fast_state_shapes
 from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
 from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
+from gridkp_ros.export.variants import build_variants
 from gridkp_ros.familiarity import Familiarity
 from gridkp_ros.nets import keypoints as kp
 from gridkp_ros.nets.gridkp import FAMILY, Dynamics, GridKeypointConfig
 from gridkp_ros.runtime.bundle import Bundle, Manifest, Probe, TensorSpec, sha256_of
+from gridkp_ros.runtime.variants import Variant
 from gridkp_ros.track_models import TrackModels
 from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint, save_weights
 
@@ -192,7 +194,9 @@ def prove_scan(
         require_close(f"forecast: {name} after the horizon", whole[f"{name}_out"].flatten(0, 1), value, LOGIT_TOLERANCE)
 
 
-def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
+def manifest_of(
+    checkpoint: Checkpoint, hashes: dict[str, str], variants: Mapping[str, Variant] | None = None
+) -> Manifest:
     """Declare what a checkpoint's graphs mean."""
     config, model = checkpoint.config, checkpoint.config.model.build()
     probe = None
@@ -224,6 +228,7 @@ def manifest_of(checkpoint: Checkpoint, hashes: dict[str, str]) -> Manifest:
         licence=config.licence,
         probe=probe,
         baselines=TrackModels.from_dict(baselines) if baselines else None,
+        variants=dict(variants or {}),
         familiarity=Familiarity.from_dict(familiarity) if familiarity else None,
         provenance={
             "description": config.description,
@@ -246,12 +251,20 @@ def features_of(m: GridKeypointConfig) -> tuple[TensorSpec, ...]:
     )
 
 
-def export(checkpoint_dir: Path, bundle_dir: Path, say: Callable[[str], None] = log.info) -> Manifest:
-    """Write the bundle of a checkpoint folder: five graphs, manifest, weights and model card.
+def export(
+    checkpoint_dir: Path,
+    bundle_dir: Path,
+    say: Callable[[str], None] = log.info,
+    *,
+    variants: Sequence[str] | None = (),
+) -> Manifest:
+    """Write the bundle of a checkpoint folder: five graphs, reduced variants, manifest, weights and model card.
 
-    An earlier bundle of the same place is replaced only when the new one has been proven.
+    An earlier bundle of the same place is replaced only when the new one has been proven. variants: names of reduced
+    variants to add, None for all that there are for the network.
 
-    Raises ExportError if graphs and network disagree, TrainingError if the checkpoint is not whole.
+    Raises ExportError if graphs and network disagree, VariantExportError for variants that cannot be made,
+    TrainingError if the checkpoint is not whole.
     """
     bundle_dir = Path(bundle_dir)
     if bundle_dir.exists() and any(bundle_dir.iterdir()) and not (bundle_dir / "manifest.json").is_file():
@@ -261,9 +274,11 @@ def export(checkpoint_dir: Path, bundle_dir: Path, say: Callable[[str], None] = 
     part = bundle_dir.with_name(bundle_dir.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name, graph in built.items():
-        onnx.save(graph, part / f"{name}.onnx")
-    manifest = manifest_of(checkpoint, {f"{name}.onnx": sha256_of(part / f"{name}.onnx") for name in built})
+    reduced, declared = build_variants(checkpoint, built, variants)
+    files = {f"{name}.onnx": graph for name, graph in built.items()} | reduced
+    for file, graph in files.items():
+        onnx.save(graph, part / file)
+    manifest = manifest_of(checkpoint, {file: sha256_of(part / file) for file in files}, declared)
     manifest.write(part)
     save_weights(checkpoint.model, part / WEIGHTS)
     (part / "MODEL_CARD.md").write_text(model_card(manifest, part))

@@ -65,6 +65,25 @@ def known_faults(card: Path) -> str:
     return text[text.index(FAULTS) :] if FAULTS in text else ""
 
 
+def variants_section(manifest: Manifest) -> str:
+    """Return what the card says of reduced variants, "" without one."""
+    parts = []
+    for name, v in manifest.variants.items():
+        loss = v.loss
+        rows = "\n".join(
+            f"| {step} | {off:.3f} | {same:.1%} | {ratio:.3f} |"
+            for step, off, same, ratio in zip(
+                loss.steps, loss.distance_cells, loss.same_cells, loss.spread_ratio, strict=True
+            )
+        )
+        parts.append(
+            f"\n`{name}`: {v.description} For {', '.join(v.providers)}. Against the equal graphs, with the same noise, "
+            f"on {loss.measured_on}:\n\n"
+            f"| steps | distance, cells | same cell | spread, ratio |\n|---|---|---|---|\n{rows}\n"
+        )
+    return "\n## Reduced variants\n" + "".join(parts) if parts else ""
+
+
 def model_card(manifest: Manifest, folder: Path, results: str = "") -> str:
     """Return MODEL_CARD.md; results: the measured part, Markdown, with the command that measures it."""
     p = manifest.provenance
@@ -124,4 +143,4 @@ on {training.get("machine", "?")}.
 One cell of the {i.width} x {i.height} grid is the finest position it knows. Beyond {manifest.trusted_steps} steps it
 has not been evaluated. Run `gridkp replay` on a recording of your own before relying on a forecast. Unsupervised
 keypoints have no fixed meaning; named points come through the probe and are as good as its error below.
-{probe}{results}"""
+{variants_section(manifest)}{probe}{results}"""

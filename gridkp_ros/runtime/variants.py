@@ -77,6 +77,13 @@ class Variant:
         if unknown:
             raise VariantError(f"providers has {', '.join(unknown)}: use some of {', '.join(PROVIDERS)}")
 
+    def graphs_and_loss(self) -> str:
+        """What it has and what it loses, in a line."""
+        off = ", ".join(
+            f"{d:.3g} cells at {s} steps" for s, d in zip(self.loss.steps, self.loss.distance_cells, strict=True)
+        )
+        return f"{', '.join(self.graphs)} on {', '.join(self.providers)}; off the equal forecast by {off}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return _plain(asdict(self))
