@@ -195,6 +195,8 @@ def check_machine() -> Iterator[Finding]:
 
 def check_gl() -> Iterator[Finding]:
     """Off-screen rendering, which the simulated endoscope needs."""
+    if importlib.util.find_spec("mujoco") is None:
+        return
     problem = _in_process("from gridkp_ros.sim import gl_available\nsys.exit(gl_available())")
     if problem:
         yield Finding(
