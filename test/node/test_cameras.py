@@ -24,12 +24,14 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from gridkp_ros.data.video_out import VideoWriter
 from gridkp_ros.image_messages import message_to_array
-from gridkp_ros.msg import GridKeypoints
+from gridkp_ros.msg import GridKeypoints, GridKeypoints3D, KeypointForecast3D
 from gridkp_ros.node.conversions import stamp_ns
 from gridkp_ros.node.playback import Playback
 from gridkp_ros.node.running import Finished
+from gridkp_ros.sim import gl_available
 
 NS = 1_000_000_000
+MODEL = Path(__file__).parents[2] / "models" / "dvrk_sim"
 
 
 class Listener:
@@ -40,21 +42,28 @@ class Listener:
         self.node = rclpy.create_node("listener", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.process: subprocess.Popen | None = None
+        self.processes: list[subprocess.Popen] = []
+
+    @property
+    def process(self) -> subprocess.Popen:
+        """The newest one."""
+        return self.processes[-1]
 
     def listen(self, kind: type, topic: str) -> list:
         received: list = []
         self.node.create_subscription(kind, topic, received.append, 50)
         return received
 
-    def run(self, module: str, log: Path, **parameters: object) -> None:
+    def run(self, module: str, log: Path, *, remap: dict[str, str] | None = None, **parameters: object) -> None:
         command = [sys.executable, "-m", f"gridkp_ros.node.{module}", "--ros-args"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+        for name, other in (remap or {}).items():
+            command += ["-r", f"{name}:={other}"]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         with log.open("w") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent
+            self.processes.append(
+                subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent)
             )
 
     def spin_until(self, done: object, timeout_s: float = 60.0) -> None:
@@ -64,9 +73,9 @@ class Listener:
             self.executor.spin_once(timeout_sec=0.05)
 
     def close(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        for process in self.processes:
+            process.kill()
+            process.wait()
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
@@ -108,6 +117,38 @@ def test_the_simulated_endoscope_speaks_under_dvrk_names(listener: Listener, tmp
     assert norm == pytest.approx(1.0, abs=1e-6) and poses[0].pose.position.z > 0
     assert len(jaws[0].position) == 1
     assert len(truths[0].named_points) == 2 * len(truths[0].point_names) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(gl_available() is not None, reason="no GL library")
+def test_both_eyes_of_the_simulated_endoscope_give_the_tools_in_space(listener: Listener, tmp_path: Path) -> None:
+    """From rendered images to forecasts in metres, through three processes, beside the truth."""
+    truths = listener.listen(GridKeypoints3D, "/camera_sim_node/truth_3d")
+    seen = listener.listen(GridKeypoints3D, "/predictor_node/keypoints_3d")
+    forecasts = listener.listen(KeypointForecast3D, "/predictor_node/forecast_3d")
+    listener.run(
+        "predictor_node", tmp_path / "predictor", model=MODEL, stereo_half="both", autostart=True, num_samples=1,
+        scene_cut_threshold=1.0, remap={"image": "/davinci/image_raw"},
+    )
+    listener.run(
+        "camera_sim_node", tmp_path / "camera", side_by_side=True, episode_s=2.5, rate_hz=15.0, wait_for_subscribers=1,
+    )
+    listener.spin_until(lambda: len(forecasts) >= 20 and len(seen) >= 20, timeout_s=120.0)
+    assert seen[-1].header.frame_id == "davinci_left_optical_frame"
+    where = {stamp_ns(m.header.stamp): m for m in truths}
+    errors_m = []
+    for message in seen:
+        if (truth := where.get(stamp_ns(message.header.stamp))) is not None:
+            assert list(message.point_names) == list(truth.point_names)
+            visible = np.array(truth.confidence) > 0.5
+            known = visible & (np.array(message.named_status) == GridKeypoints3D.VALID)
+            error_m = np.reshape(message.named_points, (-1, 3)) - np.reshape(truth.named_points, (-1, 3))
+            errors_m += list(error_m[known])
+    errors_mm = 1e3 * np.abs(errors_m)
+    assert len(errors_mm) > 40
+    # a cell of disparity is some 9 mm of depth; across it is 1 mm
+    assert np.median(np.linalg.norm(errors_mm[:, :2], axis=1)) < 3 < 15 > np.median(errors_mm[:, 2])
+    assert np.isfinite(forecasts[-1].mean).any()
 
 
 def test_the_player_keeps_the_recorded_times(listener: Listener, tmp_path: Path) -> None:
