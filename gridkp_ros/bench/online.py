@@ -35,10 +35,10 @@ from gridkp_ros.bench.peak import SIZES, matmul_peak
 from gridkp_ros.bench.train import BenchError, processor, shipped_clip
 from gridkp_ros.data.sources import open_source
 from gridkp_ros.runtime import Bundle, Forecast, Predictor, PredictorError
+from gridkp_ros.runtime.variants import EQUAL
 
 log = logging.getLogger(__name__)
 
-EQUAL = "equal"  # the variant that is none: the graphs as they are
 WARMUP_FRAMES = 5
 FRAMES = 45  # of the shipped episode, there and back again
 COMPARED = 15  # frames that all sides see before their keypoints are compared
@@ -165,9 +165,8 @@ class Onnx(Side):
     def __init__(self, bundle: Bundle, provider: str, variant: str, threads: int) -> None:
         self.provider, self.variant = provider, variant
         self.device = "cpu" if provider == "cpu" else "cuda"
-        options = {} if variant == EQUAL else {"variant": variant}
         self.predictor = Predictor(
-            bundle, provider=provider, num_threads=threads, warmup_frames=WARMUP_FRAMES, **options
+            bundle, provider=provider, variant=variant, num_threads=threads, warmup_frames=WARMUP_FRAMES
         )
         self.bundle = self.predictor.bundle
         self.frames = 0
@@ -192,9 +191,8 @@ class Onnx(Side):
 
     def executed(self, graph: str, **free: int) -> int:
         """Operations of a graph of this variant; free: its free dimensions."""
-        m, file = self.bundle.manifest, f"{graph}.{self.variant}.onnx"
-        file = file if file in m.graphs else f"{graph}.onnx"
-        return executed_flops(self.bundle.read_graph(file), m.tensors(graph)[0], free)
+        m = self.bundle.manifest
+        return executed_flops(self.bundle.read_graph(m.file_of(graph, self.variant)), m.tensors(graph)[0], free)
 
     def flops(self, work: Work) -> int:
         """Counted from the shapes that ONNX Runtime reports while it runs the graphs on the CPU."""
@@ -256,8 +254,8 @@ def bench_online(
     """Measure all works on all sides; returns the rows that `gridkp bench online --json` prints.
 
     model: a bundle's folder, with its weights. providers: "cpu", "cuda", "tensorrt"; by default those that ONNX Runtime
-    has. variants: of the bundle; by default all. threads: of both sides; 0: one for each core that this process may
-    use.
+    has. variants: of the bundle; by default all, each on the providers that it is for. threads: of both sides; 0: one
+    for each core that this process may use.
 
     Raises BenchError for a provider or a variant that is not there, NoEagerError for a bundle without usable weights.
     """
@@ -311,7 +309,8 @@ def choices(bundle: Bundle, providers: Sequence[str], variants: Sequence[str]) -
 
     Raises BenchError where one that was asked for is not there.
     """
-    known = (EQUAL, *getattr(bundle.manifest, "variants", ()))
+    reduced = bundle.manifest.variants
+    known = (EQUAL, *reduced)
     missing = [v for v in variants if v not in known]
     if missing:
         raise BenchError(f"{bundle.path} has no variant {', '.join(missing)}: it has {', '.join(known)}")
@@ -321,7 +320,8 @@ def choices(bundle: Bundle, providers: Sequence[str], variants: Sequence[str]) -
     there = onnxruntime.get_available_providers()
     for provider in dict.fromkeys(providers or (p for p, name in ORT_NAMES.items() if name in there)):
         for variant in dict.fromkeys(variants or known):
-            yield provider, variant, bool(providers)
+            if variants or variant == EQUAL or provider in reduced[variant].providers:
+                yield provider, variant, bool(providers)
 
 
 def compare(

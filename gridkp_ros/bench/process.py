@@ -27,8 +27,7 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """Be a predicting process; `--began` is when it was started on the system's monotonic clock."""
     from gridkp_ros.runtime import Predictor
 
-    chosen = {} if options.variant == "equal" else {"variant": options.variant}
-    predictor = Predictor(options.model, provider=options.provider, **chosen)
+    predictor = Predictor(options.model, provider=options.provider, variant=options.variant)
     predictor.open_render()
     active_s = time.monotonic() - options.began
     frames = max(predictor.warmup_frames, round(options.seconds / predictor.manifest.period_s))

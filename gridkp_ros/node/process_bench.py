@@ -30,10 +30,12 @@ from gridkp_ros.msg import KeypointForecast
 from gridkp_ros.node.conversions import image_message
 from gridkp_ros.node.processes import NodeProcess, ProcessError
 from gridkp_ros.node.transport import isolate
+from gridkp_ros.runtime.variants import EQUAL
 
 RATE_HZ, WIDTH, HEIGHT = 15.0, 640, 480
 _TIMEOUT_S = 60.0  # a TensorRT engine that is not built yet takes longer
 _LOOK_EVERY_S = 0.01
+_MIB = 2**20
 
 
 class Watcher:
@@ -96,9 +98,8 @@ class Watcher:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Start nodes one after the other, stream to the last, and return what `gridkp bench online` prints of them."""
-    parameters = {"autostart": True, "model": options.model, "provider": options.provider}
-    if options.variant != "equal":
-        parameters["variant"] = options.variant
+    variant = "" if options.variant == EQUAL else options.variant
+    parameters = {"autostart": True, "model": options.model, "provider": options.provider, "variant": variant}
     active_s: list[float] = []
     result: dict[str, Any] = {"kind": "predictor_node", "starts": options.starts}
     for index in range(options.starts):
@@ -113,7 +114,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if index == options.starts - 1:
                 watcher.stream(process, options.seconds)
                 usage = process.usage()
-                result |= {"rss_mb": usage.rss_mb, "threads": usage.threads, "forecasts": watcher.forecasts}
+                result |= {"rss_mb": usage.rss_mb * _MIB / 1e6, "threads": usage.threads, "forecasts": watcher.forecasts}
         finally:
             process.stop()
             watcher.node.destroy_node()
