@@ -19,13 +19,12 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.onnx_model import ONNXModel
-from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
 from gridkp_ros.export.inference import FastDynamics, FastForecastStep, fast_state_shapes, leaky
-from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
+from gridkp_ros.export.onnx_graphs import drop_unused, scan_over_steps, to_onnx
 from gridkp_ros.nets.gridkp import Dynamics
 from gridkp_ros.runtime.forecast import keypoint_covariance, sample_weights
 from gridkp_ros.runtime.variants import Loss, Variant, variant_file
@@ -37,9 +36,10 @@ LOSS_STEPS = (2, 5, 10, 15)  # those of the evaluation
 LOSS_SAMPLES = 8
 CALIBRATION_STATES, LOSS_STATES = 96, 48
 TRACK_STEPS, TRACK_FIRST, TRACK_EVERY = 24, 4, 5  # frames of a made-up track, of which states are taken
-HALF_OPERATORS = frozenset({"Conv", "LeakyRelu", "MaxPool", "Concat", "DepthToSpace"})
-# ONNX Runtime notes some hundred lines about each file that it quantises or converts.
-NOISY = ("root", "onnxruntime.quantization", "onnxruntime.transformers.float16")
+FLOAT = TensorProto.FLOAT
+# What hands results of convolutions on to others, and is computed in half precision where it reads such.
+HANDED_ON = frozenset({"LeakyRelu", "MaxPool", "Concat", "DepthToSpace", "Reshape", "Transpose", "Unsqueeze"})
+NOISY = ("root", "onnxruntime.quantization")  # which advise preprocessing that is done
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,52 @@ def quantise(step: onnx.ModelProto, inputs: StepInputs) -> onnx.ModelProto:
 
 
 def halve(step: onnx.ModelProto) -> onnx.ModelProto:
-    """Compute convolutions, and what stands between them, in half precision; all else and every input in single."""
-    others = sorted({n.op_type for n in step.graph.node} - HALF_OPERATORS)
-    with quiet():
-        model = ONNXModel(convert_float_to_float16(copied(step), keep_io_types=True, op_block_list=others))
-    model.topological_sort()  # a cast may stand behind what reads it
-    return model.model
+    """Compute convolutions, and what only hands their results on, in half precision; all else in single."""
+    model = copied(step)
+    graph = model.graph
+    weights = {w.name: w for w in graph.initializer}
+    halves: set[str] = set()  # names of tensors that are there in half precision, as `<name>_half`
+    singles = {v.name for v in graph.input} | set(weights)
+    nodes: list[onnx.NodeProto] = []
+
+    def cast(name: str, to_half: bool) -> None:
+        ends, kind = ([name, f"{name}_half"], TensorProto.FLOAT16) if to_half else ([f"{name}_half", name], FLOAT)
+        nodes.append(helper.make_node("Cast", ends[:1], ends[1:], name=f"cast_{ends[1]}", to=kind))
+        (halves if to_half else singles).add(name)
+
+    def in_half(name: str) -> str:
+        if name in weights and name not in halves:
+            half = numpy_helper.to_array(weights[name]).astype(np.float16)
+            graph.initializer.append(numpy_helper.from_array(half, f"{name}_half"))
+            halves.add(name)
+        elif name not in halves:
+            cast(name, to_half=True)
+        return f"{name}_half"
+
+    for node in graph.node:
+        data = list(node.input) if node.op_type in ("Conv", "Concat") else list(node.input[:1])
+        if node.op_type == "Conv" or (node.op_type in HANDED_ON and halves.intersection(data)):
+            inputs = [in_half(name) if name in data else name for name in node.input]
+            outputs = [f"{name}_half" for name in node.output]
+            halves.update(node.output)
+        else:
+            for name in node.input:
+                if name in halves and name not in singles:
+                    cast(name, to_half=False)
+            inputs, outputs = list(node.input), list(node.output)
+            singles.update(outputs)
+        del node.input[:], node.output[:]
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+        nodes.append(node)
+    for output in graph.output:
+        if output.name not in singles:
+            cast(output.name, to_half=False)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    drop_unused(graph)
+    onnx.checker.check_model(model)
+    return model
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:
