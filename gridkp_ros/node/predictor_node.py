@@ -89,9 +89,7 @@ class PredictorNode(LifecycleNode):
         super().__init__("predictor_node", **kwargs)
         forward_logging(self.get_logger())
         self.log = Sparing(self.get_logger())  # for what may happen with every image
-        self._settings = self._declare_parameters()
-        self.unknown_parameters = self._find_unknown_parameters()
-        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._settings = Settings()
         self._predictor: Predictor | None = None
         self._predictor_settings = self._settings  # that the Predictor was made with
         self._budget: SampleBudget | None = None
@@ -114,6 +112,10 @@ class PredictorNode(LifecycleNode):
         self.refusal = ""  # why the last transition failed
         self.load_failure = ""  # why the model that parameters asked for last is not in use
         self.frame_id = ""  # of the newest image observed
+        # Last, because a parameter that is refused ends a node that must be able to close.
+        self._settings = self._declare_parameters()
+        self.unknown_parameters = self._find_unknown_parameters()
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         # In every state there is an answer, and a word on how it goes.
         Requests(self)
         Health(self)
@@ -201,6 +203,8 @@ class PredictorNode(LifecycleNode):
             elif meta["low"] is not None:
                 descriptor.integer_range = [IntegerRange(from_value=meta["low"], to_value=meta["high"], step=1)]
             default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
+            if spec.name in self._parameter_overrides:
+                self._parameter_overrides[spec.name] = _as_declared(self._parameter_overrides[spec.name])
             values[spec.name] = self.declare_parameter(spec.name, default, descriptor).value
         return Settings().changed(values)[0]
 
@@ -217,7 +221,7 @@ class PredictorNode(LifecycleNode):
         unknown = [_unknown(p.name) for p in parameter_list if not self.has_parameter(p.name)]
         if unknown:
             return SetParametersResult(successful=False, reason=" ".join(unknown))
-        return super().set_parameters_atomically(parameter_list)
+        return super().set_parameters_atomically([_as_declared(p) for p in parameter_list])
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Check new values together with the others and put them to use, or refuse them with the reason.
@@ -591,6 +595,14 @@ class PredictorNode(LifecycleNode):
         self._statistics.failures += 1
         self._complain(f"unexpected {type(error).__name__}: {error}")
         self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=60.0)
+
+
+def _as_declared(parameter: Parameter) -> Parameter:
+    """Return a whole number given for one that may be broken as such: `temperature 2`, which rclpy would refuse."""
+    floats = {spec.name for spec in fields(Settings) if isinstance(spec.default, float)}
+    if parameter.name in floats and parameter.type_ == Parameter.Type.INTEGER:
+        return Parameter(parameter.name, value=float(parameter.value))
+    return parameter
 
 
 def _unknown(name: str) -> str:

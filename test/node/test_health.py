@@ -353,12 +353,31 @@ def test_an_exception_in_a_transition_is_said_and_the_node_can_be_configured_aga
     assert rig.node.trigger_activate().name == "SUCCESS"
 
 
-def test_autostart_that_fails_ends_with_status_1_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("parameter", "sentence"),
+    [
+        ("model:=nothing", "autostart failed: cannot configure: no model 'nothing'"),
+        ("horizon_steps:=0", "horizon_steps out of range"),
+        ("seed:=abc", "seed"),
+    ],
+)
+def test_a_start_that_fails_ends_with_status_1_and_the_reason(
+    parameter: str, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     command = [sys.executable, "-m", "gridkp_ros.node.predictor_node", "--ros-args", "-p", "autostart:=true"]
-    ended = subprocess.run([*command, "-p", "model:=nothing"], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [*command, "-p", parameter], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
+    )
     assert ended.returncode == 1
-    assert "autostart failed: cannot configure: no model 'nothing'" in ended.stdout + ended.stderr
+    assert sentence in ended.stdout + ended.stderr and "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_a_whole_number_is_a_number(make_rig: MakeRig) -> None:
+    rig = make_rig(activate=False, temperature=2)
+    assert rig.node.settings.temperature == 2.0
+    assert rig.node.set_parameters_atomically([Parameter("temperature", value=3)]).successful
+    assert rig.node.get_parameter("temperature").value == 3.0
 
 
 def test_requests_are_answered_in_every_state(make_rig: MakeRig) -> None:
