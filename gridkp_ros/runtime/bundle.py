@@ -37,7 +37,7 @@ _PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".jobl
 # Far above what any model here needs, and small enough for a manifest that lies not to exhaust the machine.
 _MAX_MANIFEST_BYTES, _MAX_GRAPH_BYTES, _MAX_FILES = 16 << 20, 1 << 30, 256
 _MAX_SIDE, _MAX_KEYPOINTS, _MAX_POSE_FIELDS, _MAX_TENSORS = 4096, 1024, 16, 64
-_MAX_ELEMENTS = 1 << 24  # of one tensor of one item: 64 MiB
+_MAX_ELEMENTS = 1 << 24  # of all tensors of one item: 64 MiB
 _MAX_STEPS = 10_000
 _MIN_PERIOD_S, _MAX_PERIOD_S = 1e-3, 60.0
 _MAX_NAME = 128
@@ -273,6 +273,12 @@ class Manifest:
             taken = sorted({n for n in names if names.count(n) > 1 or n in _RESERVED_TENSORS})
             if taken:
                 raise BundleError(f"{key}: tensor names {', '.join(taken)} are used twice or reserved; rename them")
+        numbers = sum(math.prod(spec.shape) for _, _, specs in groups for spec in specs)
+        if numbers > _MAX_ELEMENTS:
+            raise BundleError(
+                f"state, noise, features and conditions hold {numbers} numbers in all: at most {_MAX_ELEMENTS} are "
+                "possible"
+            )
 
     def _check_graphs(self) -> None:
         if not isinstance(self.graphs, dict):

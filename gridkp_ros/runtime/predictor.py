@@ -30,6 +30,8 @@ from gridkp_ros.runtime.variants import EQUAL
 _LOG = logging.getLogger(__name__)
 # One forecast of this many poses is some 100 MB of noise and results; nobody plans that far.
 MAX_POSES_PER_FORECAST = 10_000
+# What the samples' states and noise may take, whatever sizes a manifest declares.
+MAX_BYTES_PER_FORECAST = 2 << 30
 
 State = dict[str, np.ndarray]
 
@@ -466,6 +468,12 @@ class Predictor:
                 f"horizon_steps={horizon_steps}, num_samples={num_samples}: both must be >= 1 and their "
                 f"product at most {MAX_POSES_PER_FORECAST}"
             )
+        needed = self._forecast_bytes(horizon_steps, num_samples)
+        if needed > MAX_BYTES_PER_FORECAST:
+            raise PredictorError(
+                f"horizon_steps={horizon_steps}, num_samples={num_samples} would take {needed >> 20} MiB with this "
+                f"model, at most {MAX_BYTES_PER_FORECAST >> 20} MiB are given: ask for fewer samples"
+            )
         noise = self._noise(num_samples, horizon_steps, temperature, seed)
         try:
             pose, spread, confidence = self._roll_out(state, noise)
@@ -477,6 +485,12 @@ class Predictor:
             )
         left, *others = (self._assemble(v, pose[v], spread[v], confidence[v]) for v in range(self.num_views))
         return replace(left, others=tuple(others)) if others else left
+
+    def _forecast_bytes(self, horizon_steps: int, num_samples: int) -> int:
+        """Memory of the states that go in and come out, and of the noise; float32."""
+        state = sum(math.prod(spec.shape) for spec in self.manifest.state)
+        noise = math.prod(self.manifest.forecast_noise.shape)
+        return 4 * self.num_views * num_samples * (2 * state + horizon_steps * noise)
 
     def _roll_out(self, state: State, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run `forecast` over noise [B, S, T, ...]; returns pose, spread and confidence, each [B, S, T, ...]."""

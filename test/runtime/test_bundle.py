@@ -237,6 +237,7 @@ def test_a_graph_of_fixed_batch_is_refused(folder: Path) -> None:
         ({"state": [{"name": "h", "shape": [4096, 4097]}]}, r"'h' has shape \[4096, 4097\]: at most 16777216 numbers"),
         ({"state": [{"name": f"h{i}", "shape": [1]} for i in range(65)]}, "state has 65 entries: at most 64"),
         ({"forecast_noise": {"name": "noise", "shape": [1] * 9}}, "at most 8 dimensions"),
+        ({"state": [{"name": f"h{i}", "shape": [3000, 3000]} for i in range(2)]}, "hold 180.* numbers in all: at most"),
         ({"name": "x" * 129}, "name is 'xxx.*128 at most"),
         ({"licence": "free\n[ERROR] all is lost"}, "licence is empty or no line of text"),
         ({"pose_fields": ["x", "y", "a b"]}, "a name in pose_fields is 'a b'"),

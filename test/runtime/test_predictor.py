@@ -624,3 +624,14 @@ def test_a_fresh_start_forgets_what_came_true(predictor: Predictor) -> None:
     assert predictor.trust[0].recent_error > 2
     predictor.reset()
     assert predictor.trust[0].recent_error == 1.0
+
+
+def test_a_request_that_would_take_all_memory_is_refused(
+    tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(tiny_bundle_path, warmup_frames=1)
+    predictor.observe(np.full((64, 64, 3), 80, np.uint8), 0)
+    monkeypatch.setattr("gridkp_ros.runtime.predictor.MAX_BYTES_PER_FORECAST", 1 << 20)
+    predictor.forecast(4, 100)
+    with pytest.raises(PredictorError, match=r"num_samples=400 would take 1 MiB with this model, at most 1 MiB"):
+        predictor.forecast(4, 400)
