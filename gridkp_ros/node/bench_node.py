@@ -353,7 +353,7 @@ class _Stream:
         # In the film's own time, so that things move as fast at 60 Hz as at 30.
         first = int(self.published * self._film_hz / rate_hz) % len(self._messages)
         messages = self._messages[first:] + self._messages[:first]
-        late_s = publish_at_rate(self.driver, self._camera, messages, rate_hz, frames, self._film_hz)
+        late_s = publish_at_rate(self.driver, self._camera, messages, rate_hz, frames, pictures_hz=self._film_hz)
         self.published += frames
         self.latest_s = max(self.latest_s, late_s)
 

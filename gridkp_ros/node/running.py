@@ -17,6 +17,7 @@ from rclpy.task import Future
 
 from gridkp_ros.node.transport import clean_shared_memory, shared_memory_problem
 
+EXECUTORS = ("single", "multi", "events")
 _EVENTS_TURN_S = 0.5
 
 
@@ -28,17 +29,28 @@ class Finished(Exception):
         self.status = status
 
 
+class ExecutorError(ValueError):
+    """GRIDKP_EXECUTOR names no executor."""
+
+
 def make_executor(name: str = "") -> Executor:
     """Return the executor nodes are spun by: "single", "multi" or "events"; by default $GRIDKP_EXECUTOR, or "single".
 
-    docs/camera.md says how they compare.
+    docs/camera.md says how they compare. Where there is no EventsExecutor (Humble) the log says so, and it is "single".
     """
     name = name or os.environ.get("GRIDKP_EXECUTOR") or "single"
+    if name not in EXECUTORS:
+        raise ExecutorError(f"GRIDKP_EXECUTOR is {name!r}: use one of {', '.join(EXECUTORS)}")
+    if name == "multi":
+        return MultiThreadedExecutor()
     if name == "events":
-        from rclpy.experimental import EventsExecutor
+        try:
+            from rclpy.experimental import EventsExecutor
 
-        return EventsExecutor()
-    return {"single": SingleThreadedExecutor, "multi": MultiThreadedExecutor}[name]()
+            return EventsExecutor()
+        except ImportError:
+            get_logger("gridkp_ros").warning("this ROS 2 has no EventsExecutor: the single-threaded one is used")
+    return SingleThreadedExecutor()
 
 
 def spin(executor: Executor) -> None:
@@ -76,6 +88,7 @@ def run_node(
     if problem is not None:
         get_logger(name).error(problem)
     try:
+        executor = make_executor()
         node = make()
     except (KeyboardInterrupt, ExternalShutdownException):
         rclpy.try_shutdown()
@@ -86,7 +99,6 @@ def run_node(
             raise
         get_logger(name).error(str(error))
         return 1
-    executor = make_executor()
     executor.add_node(node)
     status = 0
     try:

@@ -18,7 +18,7 @@ from gridkp_ros.node.resources import find_resource
 _OLD_NAME_DISTROS = ("humble", "iron", "jazzy")
 _NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _PROFILE = "config/fastdds_large_images.xml"
-_RECEIVERS_PROFILE = "config/fastdds_few_images.xml"
+RECEIVERS_PROFILE = "config/fastdds_few_images.xml"
 _SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT_LOCK = re.compile(r"fastdds_[0-9a-f]{16}_el")
 _YOUNG_S = 10.0  # a lock file this young may not be locked yet by the process that is making it
@@ -45,7 +45,7 @@ def receive_mostly() -> None:
     """
     for name in _NAMES:
         if Path(os.environ.get(name, "")).name == Path(_PROFILE).name:
-            os.environ[name] = str(find_resource(_RECEIVERS_PROFILE))
+            os.environ[name] = str(find_resource(RECEIVERS_PROFILE))
 
 
 def isolate() -> None:

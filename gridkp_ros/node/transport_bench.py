@@ -1,9 +1,11 @@
 """Measure whether images arrive: one process publishes, another answers each with its header, over several transports.
 
     ros2 run gridkp_ros transport_bench --width 640 --height 480 --frames 150
+    ros2 run gridkp_ros transport_bench --width 1920 --height 1080 --burst 5 --readers 3
 
 Prints, for each transport and both reliabilities, how many images were answered and how long the round trip took (p50,
-p99): what Fast DDS does by itself, our profile (config/fastdds_large_images.xml), and LARGE_DATA.
+p99): what Fast DDS does by itself, our profile (config/fastdds_large_images.xml), the smaller one of processes that
+receive (config/fastdds_few_images.xml), and LARGE_DATA.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from gridkp_ros.node.transport import dds_environment
+from gridkp_ros.node.resources import find_resource
+from gridkp_ros.node.transport import RECEIVERS_PROFILE, dds_environment
 
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 _TOPIC = "transport_bench_image"
@@ -81,35 +85,43 @@ class RoundTrips:
         sent_ns = header.stamp.sec * 10**9 + header.stamp.nanosec
         self.round_trips_ms.append((self._node.get_clock().now().nanoseconds - sent_ns) * 1e-6)
 
-    def wait_for_echo(self) -> bool:
-        """Wait until the other process listens; False if it does not."""
+    def wait_for_echo(self, readers: int = 1) -> bool:
+        """Wait until so many other processes listen; False if they do not."""
         deadline = time.monotonic() + _FOUND_S
-        while self.publisher.get_subscription_count() == 0:
+        while self.publisher.get_subscription_count() < readers:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
         time.sleep(_CALM_S)
         return True
 
-    def send(self, messages: Sequence[Any], rate_hz: float, frames: int) -> None:
+    def send(self, messages: Sequence[Any], rate_hz: float, frames: int, *, burst: int = 1, readers: int = 1) -> None:
         """Publish the messages in turn and wait for the last answers."""
         before = len(self.round_trips_ms)
-        publish_at_rate(self._node, self.publisher, messages, rate_hz, frames)
+        publish_at_rate(self._node, self.publisher, messages, rate_hz, frames, burst=burst)
         deadline = time.monotonic() + _LAST_S
-        while len(self.round_trips_ms) < before + frames and time.monotonic() < deadline:
+        while len(self.round_trips_ms) < before + frames * readers and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
 def publish_at_rate(
-    node: Any, publisher: Any, messages: Sequence[Any], rate_hz: float, frames: int, pictures_hz: float = 0.0
+    node: Any,
+    publisher: Any,
+    messages: Sequence[Any],
+    rate_hz: float,
+    frames: int,
+    *,
+    pictures_hz: float = 0.0,
+    burst: int = 1,
 ) -> float:
     """Publish messages stamped with the time they go out, each when it is due; return the most one was late, seconds.
 
-    The messages come in turn, or, with pictures_hz, as a film of that many pictures a second would show them.
+    The messages come in turn, or, with pictures_hz, as a film of that many pictures a second would show them. With
+    burst, so many go out at once, and then none until the next are due.
     """
     start_s, latest_s = time.monotonic(), 0.0
     for index in range(frames):
-        due_s = start_s + index / rate_hz
+        due_s = start_s + index // burst * burst / rate_hz
         time.sleep(max(0.0, due_s - time.monotonic()))
         latest_s = max(latest_s, time.monotonic() - due_s)
         message = messages[int(index * (pictures_hz or rate_hz) / rate_hz + 1e-9) % len(messages)]
@@ -134,8 +146,8 @@ def measure_round_trips(options: argparse.Namespace) -> list[float]:
         thread.start()
         message = Image(width=options.width, height=options.height, step=3 * options.width, encoding="bgr8")
         message.data = array.array("B", bytes(3 * options.width * options.height))
-        if trips.wait_for_echo():
-            trips.send([message], options.rate, options.frames)
+        if trips.wait_for_echo(options.readers):
+            trips.send([message], options.rate, options.frames, burst=options.burst, readers=options.readers)
         return trips.round_trips_ms
     finally:
         executor.shutdown()
@@ -148,14 +160,14 @@ def measure(options: argparse.Namespace, reliability: str, environment: dict[str
     """Run camera and echo as processes with an environment; return the round trips of what arrived, ms."""
     command = [
         sys.executable, "-m", "gridkp_ros.node.transport_bench", "--reliability", reliability,
-        *(f"--{n}={getattr(options, n)}" for n in ("width", "height", "frames", "rate", "topic")),
+        *(f"--{n}={getattr(options, n)}" for n in ("width", "height", "frames", "rate", "topic", "burst", "readers")),
     ]
     where = {"env": environment, "cwd": os.path.expanduser("~")}  # not a checkout, whose module has no messages
-    with subprocess.Popen([*command, "--role", "echo"], **where) as listener:
-        try:
-            camera = subprocess.run([*command, "--role", "camera"], check=True, stdout=subprocess.PIPE, **where)
-        finally:
-            listener.terminate()
+    with ExitStack() as stack:
+        for _ in range(options.readers):
+            reader = stack.enter_context(subprocess.Popen([*command, "--role", "echo"], **where))
+            stack.callback(reader.terminate)
+        camera = subprocess.run([*command, "--role", "camera"], check=True, stdout=subprocess.PIPE, **where)
         return json.loads(camera.stdout)
 
 
@@ -166,6 +178,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--frames", type=int, default=150)
     parser.add_argument("--rate", type=float, default=30.0, help="frames per second")
+    parser.add_argument("--burst", type=int, default=1, help="images that go out at once")
+    parser.add_argument("--readers", type=int, default=1, help="processes that answer")
     hidden = {"reliability": "best_effort", "role": "", "topic": _TOPIC, "transport": "raw"}
     for name, default in hidden.items():
         parser.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS)
@@ -179,15 +193,18 @@ def main(args: list[str] | None = None) -> int:
     plain = {k: v for k, v in os.environ.items() if k not in _VARIABLES}
     for name in _VARIABLES:
         os.environ.pop(name, None)
-    print(f"{options.frames} images of {options.width}x{options.height} bgr8 at {options.rate:g} Hz")
+    print(f"{options.frames} images of {options.width}x{options.height} bgr8 at {options.rate:g} Hz"
+          f"{f' in bursts of {options.burst}' if options.burst > 1 else ''}, {options.readers} readers")
     for label, environment in (
         ("default", plain), ("our profile", {**plain, **dds_environment()}),
+        ("the smaller", {**plain, next(iter(dds_environment())): str(find_resource(RECEIVERS_PROFILE))}),
         ("LARGE_DATA", {**plain, "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}),
     ):
         for reliability in ("best_effort", "reliable"):
             trips_ms = measure(options, reliability, environment)
             trips = " / ".join(f"{np.percentile(trips_ms, p):.1f}" for p in (50, 99)) if trips_ms else "-"
-            print(f"{label:12} {reliability:12} {len(trips_ms):4d} answered, p50 / p99 {trips} ms", flush=True)
+            answered = f"{len(trips_ms):4d} of {options.frames * options.readers} answered"
+            print(f"{label:12} {reliability:12} {answered}, p50 / p99 {trips} ms", flush=True)
     return 0
 
 
