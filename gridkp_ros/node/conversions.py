@@ -120,7 +120,7 @@ def statistics_message(
     )
 
 
-def model_info_message(manifest: Manifest, provider: str) -> ModelInfo:
+def model_info_message(manifest: Manifest, provider: str, variant: str = "") -> ModelInfo:
     """Describe the model in use."""
     spec = manifest.input
     return ModelInfo(
@@ -128,6 +128,7 @@ def model_info_message(manifest: Manifest, provider: str) -> ModelInfo:
         family=manifest.family,
         licence=manifest.licence,
         provider=provider,
+        variant=variant,
         input_width=spec.width,
         input_height=spec.height,
         input_channels=spec.channels,

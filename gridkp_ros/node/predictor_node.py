@@ -358,6 +358,7 @@ class PredictorNode(LifecycleNode):
         predictor = Predictor(
             path,
             provider=settings.provider,
+            variant=settings.variant,
             num_threads=settings.num_threads,
             region=settings.region(),
             stereo_half=settings.stereo_half,

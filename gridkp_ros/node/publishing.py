@@ -84,7 +84,7 @@ class Publishing:
 
     def model_info(self, predictor: Predictor) -> None:
         """Say which model is in use."""
-        self._model_info.publish(model_info_message(predictor.manifest, predictor.provider))
+        self._model_info.publish(model_info_message(predictor.manifest, predictor.provider, predictor.variant))
 
     def keypoints(self, observation: Observation, header: Header, model_id: str) -> None:
         """Publish an absorbed frame's observation."""

@@ -49,6 +49,10 @@ class Settings:
         "cpu", "ONNX Runtime execution provider; auto takes CUDA where it works.",
         choices=("cpu", "cuda", "tensorrt", "auto"), restarts=PREDICTOR,
     )
+    variant: str = _parameter(
+        "", "Reduced variant of the model's graphs, such as int8 (gridkp info says which there are and what they "
+        "lose); empty: the graphs as they are.", restarts=PREDICTOR,
+    )
     num_threads: int = _parameter(
         0, "Threads of the CPU provider; 0: ONNX Runtime chooses.", low=0, high=256, restarts=PREDICTOR
     )
