@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,23 @@ def test_as_many_samples_as_fit_are_made_and_said(make_rig: MakeRig) -> None:
     wait_for(
         lambda: rig.status("forecast")[2].get("num_samples") == str(rig.forecasts[-1].num_samples), "the diagnostics"
     )
+
+
+def test_a_machine_that_becomes_slow_makes_fewer_samples(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig(num_samples=0)
+    assert rig.node.samples_that_fit(15) > 1
+    forecast = rig.node.predictor.forecast
+
+    def slow(horizon_steps: int, num_samples: int, *others: object) -> object:
+        time.sleep(0.08)
+        return forecast(horizon_steps, num_samples, *others)
+
+    monkeypatch.setattr(rig.node.predictor, "forecast", slow)
+    rig.stream(12, 15.0)
+    rig.wait_forecasts(10)
+    numbers = [f.num_samples for f in rig.forecasts]
+    assert numbers == sorted(numbers, reverse=True) and numbers[0] > numbers[-1]
+    wait_for(lambda: rig.status("forecast")[2].get("num_samples") == str(numbers[-1]), "the diagnostics")
 
 
 def test_a_number_of_samples_that_is_set_repeats_exactly(make_rig: MakeRig) -> None:
