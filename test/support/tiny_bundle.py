@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from gridkp_ros.familiarity import Familiarity
 from gridkp_ros.geometry import InputSpec
 from gridkp_ros.runtime import Condition, Manifest, Probe, TensorSpec, sha256_of
+from gridkp_ros.runtime.variants import Loss, Variant
 from gridkp_ros.track_models import KalmanModel, LinearAR, TrackModels
 
 K, P, NOISE = 4, 2, (1, 16, 16)
@@ -75,13 +76,14 @@ def write_tiny_bundle(
     trusted_steps: int = 15,
     baselines: TrackModels | None = None,
     familiarity: Familiarity | None = None,
+    variant: str = "",
 ) -> Path:
     """Write the bundle into a new folder and return its path.
 
     probe: named points "left" (mean of keypoints 0 and 2) and "right" (1 and 3); coast_graph: adds
         forecast.t1.onnx;
     fixed_steps: forecast.onnx takes exactly that many steps; conditions: forecast takes "drift" [2], default
-        (0, 0), added to the velocity.
+        (0, 0), added to the velocity; variant: adds forecast.<variant>.onnx, whose poses are not rounded to cells.
     """
     path = Path(path)
     path.mkdir(parents=True)
@@ -91,6 +93,8 @@ def write_tiny_bundle(
     _forecast(path / "forecast.onnx", size, fixed_steps or "T", conditions, grid)
     if coast_graph:
         _forecast(path / "forecast.t1.onnx", size, 1, conditions, grid)
+    if variant:
+        _forecast(path / f"forecast.{variant}.onnx", size, fixed_steps or "T", conditions, False)
     _encode(path / "encode.onnx", size, channels)
     _render(path / "render.onnx", size, channels)
     manifest = Manifest(
@@ -116,11 +120,18 @@ def write_tiny_bundle(
         probe=_probe() if probe else None,
         baselines=baselines,
         familiarity=familiarity,
+        variants={variant: tiny_variant()} if variant else {},
         provenance={"data": "made by hand for tests"},
         licence="Apache-2.0",
     )
     manifest.write(path)
     return path
+
+
+def tiny_variant() -> Variant:
+    """What the manifest says of a variant."""
+    loss = Loss("nothing", (1, 2), (0.1, 0.2), (0, 0), (1, 1))
+    return Variant(("forecast",), ("cpu",), "Poses are not rounded.", loss)
 
 
 def still_baselines(k: int = K) -> TrackModels:
