@@ -558,26 +558,26 @@ def _judge(arrivals: Arrivals, looks: Sequence[Sample]) -> dict:
 
 def tabulate(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the rows as a table."""
-    table = Table(title="predictor_node under a camera", title_justify="left")
-    for name in (
-        "camera", "published", "received", "absorbed", "dropped", "age ms p50 / p95 / p99", "round trip", "inference",
-        "limit", "jitter", "cores", "MB start / end",
-    ):
-        table.add_column(name, justify="left" if name == "camera" else "right")
+    table = Table(
+        title="predictor_node under a camera: times in ms, memory in MiB (docs/camera.md)",
+        title_justify="left", box=None, pad_edge=False,
+    )
+    for name in ("camera", "pub", "rec", "abs", "drop", "age", "p95", "limit", "trip", "model", "MiB"):
+        table.add_column(name, justify="left" if name == "camera" else "right", no_wrap=True)
     for row in rows:
         age, rss = row["age_ms"], row["rss_mb"]
         table.add_row(
-            f"{row['size']} {row['rate_hz']:g} Hz {row['transport']}",
+            f"{row['size']} {row['rate_hz']:g} {row['transport'][:4]}",
             *(str(row[name]) for name in ("published", "received", "absorbed", "dropped")),
-            " / ".join(_text(age[p]) for p in ("p50", "p95", "p99")),
-            *(_text(row[name]) for name in ("roundtrip_ms", "inference_ms", "age_limit_ms", "jitter_ms")),
-            f"{row['cpu_share']:.2f}", f"{rss['start']:.0f} / {rss['end']:.0f}",
+            _text(age["p50"]), _text(age["p95"]),
+            *(_text(row[name]) for name in ("age_limit_ms", "roundtrip_ms", "inference_ms")),
+            f"{rss['start']:.0f}-{rss['end']:.0f}",
         )
     return table
 
 
 def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def parse_cases(sizes: str, rates: str, transports: str) -> list[Case]:
