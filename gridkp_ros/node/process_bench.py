@@ -113,8 +113,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             active_s.append(time.monotonic() - began)
             if index == options.starts - 1:
                 watcher.stream(process, options.seconds)
-                usage = process.usage()
-                result |= {"rss_mb": usage.rss_mb * _MIB / 1e6, "threads": usage.threads, "forecasts": watcher.forecasts}
+                held = process.usage()
+                result |= {"rss_mb": held.rss_mb * _MIB / 1e6, "threads": held.threads, "forecasts": watcher.forecasts}
         finally:
             process.stop()
             watcher.node.destroy_node()
