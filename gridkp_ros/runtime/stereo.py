@@ -109,7 +109,8 @@ class CameraModel:
             raise StereoError(f"{name} has {d.size} coefficients in D: {model} has {_LENGTHS[model]}")
         if not r.any():
             r = np.eye(3)  # a monocular calibration may leave it out
-        if np.abs(r @ r.T - np.eye(3)).max() > 1e-3 or np.linalg.det(r) < 0:
+        # The first also keeps absurd numbers out of the product.
+        if np.abs(r).max() > 2 or np.abs(r @ r.T - np.eye(3)).max() > 1e-3 or np.linalg.det(r) < 0:
             raise StereoError(f"{name} has an R that is not a rotation: calibrate the camera again")
         if p[0, 0] <= 0 or p[1, 1] <= 0:
             p = np.hstack([k, np.zeros((3, 1))])
@@ -129,6 +130,8 @@ class CameraModel:
             raise StereoError(
                 f"{self.name} has a region of interest outside its image of {self.width}x{self.height} pixels"
             )
+        if (step > (width, height)).any():
+            raise StereoError(f"{self.name} has a binning of {step[0]}x{step[1]} that leaves no pixel: correct it")
         moved = self._changed(1.0, 1.0, x, y, width, height)
         return moved._changed(1 / step[0], 1 / step[1], 0, 0, width // int(step[0]), height // int(step[1]))
 

@@ -201,3 +201,40 @@ def test_two_cameras_that_are_no_pair_are_refused() -> None:
     p[1, 3] = 1.0
     with pytest.raises(StereoError, match="only eyes side by side will do"):
         StereoRig.of(left, CameraModel.of(**info("right", p=p.ravel())))
+
+
+_ANY = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-1e3, 1e3)
+_SIZE = st.integers(0, 2**32 - 1) | st.integers(1, 2000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    eyes=st.tuples(*[
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "width": _SIZE, "height": _SIZE, "distortion_model": st.sampled_from([*LENSES, "fisheye"]),
+                "d": st.lists(_ANY, max_size=15), "k": st.lists(_ANY, min_size=9, max_size=9),
+                "r": st.lists(_ANY, min_size=9, max_size=9), "p": st.lists(_ANY, min_size=12, max_size=12),
+                "binning": st.tuples(_SIZE, _SIZE), "roi": st.tuples(_SIZE, _SIZE, _SIZE, _SIZE),
+                "rectified": st.booleans(),
+            },
+        )
+    ] * 2),
+    lens=st.sampled_from(list(LENSES)),
+)  # fmt: skip
+def test_whatever_camera_info_says_ends_in_points_or_in_a_sentence(eyes: tuple[dict, dict], lens: str) -> None:
+    try:
+        models = [
+            CameraModel.of(**info(name, lens, **changes)).fitted(640, 480)
+            for name, changes in zip(("left", "right"), eyes, strict=True)
+        ]
+        pair = StereoRig.of(*models)
+    except StereoError as error:
+        assert "camera_info" in str(error)
+        return
+    found = pair.triangulate([[300.0, 200.0], [5.0, 5.0]], [[260.0, 201.0], [1.0, 5.0]], [4.0, 0, 4], [4.0, 0, 4])
+    valid = found.status == VALID
+    assert np.isfinite(found.points[valid]).all()
+    assert np.isnan(found.points[~valid]).all()
+    assert (found.points[valid][:, 2] > 0).all()
