@@ -29,9 +29,9 @@ DISPARITY_SIGMAS = 2.0
 EYE_VARIANCE_CELLS2 = 0.5
 
 _LENGTHS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}  # of D, by distortion_model
-_STEP_PX = 0.1  # of the numerical derivative of undistortion
+_STEP = 1e-4  # of the numerical derivative of distortion, at depth 1
 _BACK_PX = 0.5  # an undistorted point must be distorted back to where it came from
-_ROUNDS = 20  # of undistortion
+_ROUNDS, _CLOSE = 20, 1e-9  # of undistortion, at the most; what it may still be off by at depth 1
 _SAME_SHAPE = 0.01
 
 
@@ -181,15 +181,27 @@ class CameraModel:
         # OpenCV stops after five rounds, and only some versions let one ask for more.
         focal = np.diag(self.k)[:2]
         for _ in range(_ROUNDS):
-            plane = plane + (pixels - self._distort(plane)) / focal
+            change = (pixels - self._distort(plane)) / focal
+            plane = plane + change
+            if np.nanmax(np.abs(change), initial=0.0) < _CLOSE:
+                break
         back = self._distort(plane)
         # Far outside of the image a polynomial folds back, and the iteration ends anywhere.
         bad = ~(np.abs(back - pixels).max(axis=(1, 2)) <= _BACK_PX)
         plane[bad] = np.nan
         return np.concatenate([plane[:, 0], np.ones((len(plane), 1))], axis=1)
 
+    def _to_pixels(self, plane: np.ndarray) -> np.ndarray:
+        """Map the rectified camera's plane, [..., 2], to pixels of the raw image, [..., 2]."""
+        rays = np.concatenate([plane, np.ones((*plane.shape[:-1], 1))], axis=-1) @ self.r  # R^T turns back
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = np.ascontiguousarray((rays[..., :2] / rays[..., 2:]).reshape(-1, 1, 2))
+        return self._distort(own).reshape(plane.shape)
+
     def _distort(self, plane: np.ndarray) -> np.ndarray:
         """Map points at depth 1, [n, 1, 2], to pixels of the raw image, [n, 1, 2]."""
+        if not len(plane):
+            return plane  # OpenCV refuses to map nothing
         if self.distortion_model == "equidistant":
             return cv2.fisheye.distortPoints(plane, self.k, self.d)
         solid = np.concatenate([plane, np.ones((len(plane), 1, 1))], axis=2)
@@ -200,11 +212,15 @@ class CameraModel:
         if self.rectified:
             jacobian = np.broadcast_to(np.diag(1.0 / np.diag(self.p)[:2]), (*np.shape(points)[:-1], 2, 2))
             return self.on_plane(points), jacobian
-        points = np.asarray(points, dtype=np.float64)
-        steps = _STEP_PX * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float64)
-        plane = self.on_plane(points[..., None, :] + steps)  # [..., 5, 2]
-        columns = [(plane[..., i, :] - plane[..., i + 1, :]) / (2 * _STEP_PX) for i in (1, 3)]
-        return plane[..., 0, :], np.stack(columns, axis=-1)
+        plane = self.on_plane(points)
+        steps = _STEP * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float64)
+        pixels = self._to_pixels(plane[..., None, :] + steps)  # [..., 4, 2]
+        (a, c), (b, d) = (
+            np.moveaxis(pixels[..., i, :] - pixels[..., i + 1, :], -1, 0) / (2 * _STEP) for i in (0, 2)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inverse = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2) / (a * d - b * c)[..., None, None]
+        return plane, inverse
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,6 +132,12 @@ def test_far_outside_of_the_image_the_lens_is_not_trusted() -> None:
     assert np.isfinite(camera.on_plane(np.array([[0.0, 0.0], [639.0, 479.0]]))).all()
 
 
+@pytest.mark.parametrize("lens", LENSES)
+def test_no_points_are_no_points(lens: str) -> None:
+    found = rig(lens).triangulate(*[np.zeros((4, 0, 2))] * 2, *[np.zeros((4, 0, 3))] * 2)
+    assert (found.points.shape, found.covariance.shape, found.status.shape) == ((4, 0, 3), (4, 0, 6), (4, 0))
+
+
 def test_rectified_images_need_p_alone() -> None:
     pair = rig("plumb_bob", rectified=True)
     points = scattered(10)
