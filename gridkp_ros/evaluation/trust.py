@@ -62,10 +62,6 @@ def _drops(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return spotted
 
 
-def _upside_down(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.ascontiguousarray(image[::-1, ::-1])
-
-
 def _swap_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1]) if image.ndim == 3 else 255 - image
 
@@ -78,7 +74,6 @@ DISTURBANCES: Mapping[str, Disturbance] = {
     "smoke": _smoke,
     "cover": _cover,
     "drops": _drops,
-    "upside_down": _upside_down,
     "colours_swapped": _swap_colours,
 }
 

@@ -16,8 +16,8 @@ LOW_TRUST = 0.2
 FROZEN_S = 1.0  # images equal to the last bit for so long: no camera sees that, so it has stopped
 
 # Odds against a good forecast, fitted on simulated episodes disturbed in many ways (docs/trust.md).
-USUAL_ERROR, ERROR_POWER = 1.8, 4.5
-USUAL_NOVELTY, NOVELTY_POWER = 0.5, 1.3
+USUAL_ERROR, ERROR_POWER = 2.2, 5.0
+USUAL_NOVELTY, NOVELTY_POWER = 0.6, 1.7
 
 
 @dataclass(frozen=True)
