@@ -162,6 +162,12 @@ class Health:
             verdict = WARN, "; ".join(unheard)
         if node.unknown_parameters:
             verdict = WARN, "; ".join(node.unknown_parameters)
+        namesakes = _namesakes(node)
+        if namesakes > 1:
+            verdict = WARN, (
+                f"{namesakes} nodes are called {node.get_fully_qualified_name()}: what is asked of one may reach "
+                "another; end one or rename it (-r __node:=...). One that was killed counts for 20 s more"
+            )
         values = {
             "state": node.state,
             "cpu_percent": f"{cpu:.0f}",
@@ -173,6 +179,12 @@ class Health:
             "incompatible_subscribers": "; ".join(unheard),
         }
         return self._status("node", socket.gethostname(), verdict, values)
+
+
+def _namesakes(node: PredictorNode) -> int:
+    """Return how many nodes have this one's name, itself among them."""
+    own = node.get_name(), node.get_namespace()
+    return sum(other == own for other in node.get_node_names_and_namespaces())
 
 
 def _resident_mb() -> float:
