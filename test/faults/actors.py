@@ -17,6 +17,7 @@ from pathlib import Path
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
@@ -34,10 +35,9 @@ def start_actor(name: str, domain_id: int, *options: str, wrapper: tuple[str, ..
     return Process(command, domain_id, PYTHONPATH=":".join(path))
 
 
-def camera(reliability: str) -> None:
+def camera(node: Node, reliability: str) -> None:
     """Play the clip on `image` at its own rate until killed."""
-    clip, node = Clip(), rclpy.create_node("camera_process")
-    publisher = node.create_publisher(
+    clip, publisher = Clip(), node.create_publisher(
         Image, "image", QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
     )
     position, due_s = 0, time.monotonic()
@@ -47,9 +47,9 @@ def camera(reliability: str) -> None:
         time.sleep(max(0.0, due_s - time.monotonic()))
 
 
-def listener() -> None:
+def listener(node: Node) -> None:
     """Subscribe to the forecasts, reliably, and say when the first has come."""
-    node, heard = rclpy.create_node("listener"), []
+    heard: list[int] = []
 
     def on_forecast(message: KeypointForecast) -> None:
         if not heard:
@@ -101,11 +101,13 @@ def main() -> None:
     if chosen.actor == "full_shared_memory":
         return full_shared_memory(chosen.when)
     rclpy.init()
+    node = rclpy.create_node(f"{chosen.actor}_process")
     try:
-        camera(chosen.reliability) if chosen.actor == "camera" else listener()
+        camera(node, chosen.reliability) if chosen.actor == "camera" else listener(node)
     except (KeyboardInterrupt, ExternalShutdownException, RCLError):
         pass  # told to end, in the middle of an image perhaps
     finally:
+        node.destroy_node()  # else DDS takes this process for alive for another 20 s
         rclpy.try_shutdown()
 
 

@@ -121,6 +121,12 @@ class Process:
                 self._popen.kill()
         self.wait()
 
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def footprint(self) -> dict[str, float]:
         """Return resident megabytes, threads and open files."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -290,6 +296,8 @@ class Theatre:
     def start(self, wait_active: bool = True) -> Process:
         """Start the node's process, in place of one that ended."""
         self.node = Process(self.command, self.domain_id, **self.environment)
+        self.keypoints.clear()  # a new process counts epochs from the beginning
+        self.forecasts.clear()
         if wait_active:
             self.await_active()
         return self.node

@@ -26,7 +26,7 @@ def test_a_publisher_of_incompatible_quality_of_service(theatre: Theatre) -> Non
         assert theatre.set(reliability="reliable") == (True, "")
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         other = theatre.ros.create_publisher(Image, "image", best_effort)
-        fault.said("QoS on /image does not fit.*set reliability to auto", level=WARN)
+        fault.said("no image comes from /.* on /image .*Best effort.*: set reliability to auto", level=WARN)
         theatre.ros.destroy_publisher(other)
         assert theatre.set(reliability="auto")[0]
 
@@ -34,7 +34,7 @@ def test_a_publisher_of_incompatible_quality_of_service(theatre: Theatre) -> Non
 def test_a_publisher_of_another_type(theatre: Theatre) -> None:
     with theatre.fault("somebody publishes CompressedImage on the image topic") as fault, theatre.stranger() as other:
         publisher = other.create_publisher(CompressedImage, "image", 5)
-        fault.said("/stranger publishes sensor_msgs/msg/CompressedImage on /image, not sensor_msgs/msg/Image")
+        fault.said("no image comes from /stranger on /image .*CompressedImage.*: set transport, or remap image")
         publisher.publish(CompressedImage(format="jpeg"))
 
 
@@ -43,14 +43,14 @@ def test_a_topic_of_another_type(make_theatre: MakeTheatre) -> None:
     theatre = make_theatre(wait_active=False, remap={"image": "/chatter"})
     with theatre.stranger() as other:
         publisher = other.create_publisher(String, "/chatter", 5)
-        said = "/stranger publishes std_msgs/msg/String on /chatter, not"
+        said = "no image comes from /stranger on /chatter .*String"
         wait_for(lambda: theatre.node.said(said), "the sentence", 60.0)
         publisher.publish(String(data="no image"))
     theatre.camera = theatre.ros.create_publisher(Image, "/chatter", 10)
     theatre.await_active()
     with theatre.fault("the image topic was remapped to a topic of strings") as fault:
         theatre.play(2)
-        fault.sentences.append(theatre.node.said("publishes std_msgs/msg/String").partition("]: ")[2])
+        fault.sentences.append(theatre.node.said(said).partition("]: ")[2])
 
 
 def test_nobody_publishes_compressed_images(theatre: Theatre) -> None:
@@ -77,25 +77,23 @@ def test_a_camera_killed_and_started_again(make_theatre: MakeTheatre) -> None:
         first.signal(signal.SIGKILL)
         first.wait()
         fault.diagnosed("no image on /image for", STALE)
-        second = start_actor("camera", theatre.domain_id)
-        wait_for(lambda: newest_good(theatre, 3), "good forecasts from the second camera", 60.0)
-        assert newest_good(theatre, 3) <= ONE_SECOND
-        fault.logged("epoch 3 starts: gap of")
-        second.close()
+        with start_actor("camera", theatre.domain_id):
+            wait_for(lambda: newest_good(theatre, 3), "good forecasts from the second camera", 60.0)
+            assert newest_good(theatre, 3) <= ONE_SECOND
+            fault.logged("epoch 3 starts: gap of")
         theatre.begin()
 
 
 def test_two_cameras_on_one_topic(theatre: Theatre) -> None:
     """Their images differ and their stamps interleave. Both are heard; that there are two is in the diagnostics."""
     with theatre.fault("a second camera on the topic", new_epochs=(0, 200)) as fault:
-        other = start_actor("camera", theatre.domain_id)
-        wait_for(lambda: theatre.ros.count_publishers("image") > 1, "the second camera", 60.0)
-        theatre.begin()
-        end_s = time.monotonic() + 3.0
-        while time.monotonic() < end_s:
-            theatre.send(theatre.image())
-        fault.diagnosed("publishers: 2")
-        other.close()
+        with start_actor("camera", theatre.domain_id):
+            wait_for(lambda: theatre.ros.count_publishers("image") > 1, "the second camera", 60.0)
+            theatre.begin()
+            end_s = time.monotonic() + 3.0
+            while time.monotonic() < end_s:
+                theatre.send(theatre.image())
+            fault.diagnosed("publishers: 2")
         wait_for(lambda: theatre.ros.count_publishers("image") == 1, "the second camera's end")
         theatre.begin()
 
