@@ -23,6 +23,7 @@ from gridkp_ros.runtime import Predictor
 from gridkp_ros.sim import POINT_NAMES, Episode, SimConfig, generate_episode
 
 WIDTH, HEIGHT, MOTION_PX, STEPS = 640, 480, 100.0, 15
+_ERRORS, _METHODS = ("keypoint_error_cells", "tip_error_px"), ("model", "stays_put")
 _NOWHERE = np.zeros(3)
 
 
@@ -77,7 +78,7 @@ def measure(model: Path, k1: float, episodes: int, duration_s: float) -> dict[st
     with tempfile.TemporaryDirectory() as out:
         result = replay(source, predictor, Path(out), truth=truth, pictures=False)
     return {
-        step: {f"{name}, {method}": metrics[name][method]["mean"] for name in metrics for method in metrics[name]}
+        step: {f"{name}, {method}": metrics[name][method]["mean"] for name in _ERRORS for method in _METHODS}
         for step, metrics in result["horizons"].items()
     }
 
@@ -100,8 +101,7 @@ def main() -> None:
     straight, bent = (measure(model, k1, options.episodes, options.duration) for k1 in (0.0, options.k1))
     for step, errors in straight.items():
         for name, value in errors.items():
-            if value is not None and bent[step][name] is not None:
-                print(f"step {step}: {name}: {value:.3f} straight, {bent[step][name]:.3f} through the lens")
+            print(f"step {step}: {name}: {value:.2f} straight, {bent[step][name]:.2f} through the lens")
 
 
 if __name__ == "__main__":
