@@ -19,6 +19,7 @@ RESIZE_POLICIES = ("stretch", "letterbox", "center_crop")
 EYES = ("left", "right")  # of a side-by-side stereo image, in this order everywhere
 INTERPOLATIONS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
 _ROWS_FIRST = 6  # rows of an area from which on summing them first is faster (320x240 to 64x64 has 3.75, 640x480 7.5)
+_LEFT_TO_AVERAGE = 4  # pixels in each direction
 _EDGE = 1e-6  # of a row: what a division may be off
 
 
@@ -189,21 +190,35 @@ class Placement:
         sx, sy = self.scale
         return np.asarray(covariance) * np.array([sx * sx, sx * sy, sy * sy])
 
-    def to_model_image(self, image: np.ndarray) -> np.ndarray:
+    @property
+    def reduction(self) -> int:
+        """By how much images may be reduced while they are decoded: 1, 2, 4 or 8.
+
+        So that areas of 4x4 pixels at least are left to average for each pixel of the model, and only where it sees all
+        of the image: a crop may begin within what becomes one pixel.
+        """
+        if self.crop != Region(0, 0, self.source_width, self.source_height) or self.spec.interpolation != "area":
+            return 1
+        return next((by for by in (8, 4, 2) if self.scale.min() >= _LEFT_TO_AVERAGE * by), 1)
+
+    def to_model_image(self, image: np.ndarray, reduced_by: int = 1) -> np.ndarray:
         """Resample a received image, uint8 [Hs,Ws] or [Hs,Ws,1|3] (RGB), to the model's uint8 [H,W,C].
 
-        Colour becomes grey and grey is repeated where the model asks for it. Raises GeometryError if the image has
-        another size or type than this placement was built for.
+        Colour becomes grey and grey is repeated where the model asks for it. reduced_by: what the image has been
+        reduced by already, `reduction` at most (its size is that of the source divided by it, rounded up). Raises
+        GeometryError if the image has another size or type than this placement was built for.
         """
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
             raise GeometryError(f"image {image.dtype} {image.shape}: expected uint8 [H,W], [H,W,1] or [H,W,3]")
-        if image.shape[:2] != (self.source_height, self.source_width):
+        if not 1 <= reduced_by <= self.reduction:
+            raise GeometryError(f"image reduced by {reduced_by}: here by {self.reduction} at most")
+        if image.shape[:2] != (-(-self.source_height // reduced_by), -(-self.source_width // reduced_by)):
             raise GeometryError(
                 f"image of {image.shape[1]}x{image.shape[0]} pixels in a placement for "
                 f"{self.source_width}x{self.source_height}"
             )
         c = self.crop
-        part = image[c.y : c.y + c.height, c.x : c.x + c.width]
+        part = image[c.y : c.y + c.height, c.x : c.x + c.width] if reduced_by == 1 else image
         if part.ndim == 3 and part.shape[2] == 1:
             part = part[:, :, 0]
         if self.spec.channels == 1 and part.ndim == 3:

@@ -31,7 +31,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
-from gridkp_ros.image_messages import ImageError, check_image_message, message_to_array
+from gridkp_ros.image_messages import (
+    ImageError,
+    check_image_message,
+    is_compressed,
+    jpeg_size,
+    message_to_array,
+)
 from gridkp_ros.node.conversions import exposure_age_ns, stamp_ns, statistics_message
 from gridkp_ros.node.health import Health
 from gridkp_ros.node.images import choose_converter
@@ -510,11 +516,12 @@ class PredictorNode(LifecycleNode):
             check_image_message(message, settings.max_image_pixels)  # a camera at fault is named, whichever frame it is
             statistics.count(observation, time.monotonic())
             return
-        image = message_to_array(message, self._convert, settings.max_image_pixels)
-        self._image_size = image.shape[1::-1]
+        size, reduced_by = self._reduction(message, settings)
+        image = message_to_array(message, self._convert, settings.max_image_pixels, reduced_by)
+        self._image_size = size or image.shape[1::-1]
         statistics.image_size = "{}x{}".format(*self._image_size)
         begun_s = time.monotonic()
-        observation = predictor.observe(image, stamp_ns(header.stamp))
+        observation = predictor.observe(image, stamp_ns(header.stamp), reduced_by)
         observe_s = time.monotonic() - begun_s
         statistics.count(observation, time.monotonic())
         if observation.started:
@@ -534,7 +541,7 @@ class PredictorNode(LifecycleNode):
             self._publishing.forecast(forecast, header, frames_dropped=statistics.dropped, latency_ns=latency_ns)
             statistics.count_forecast(samples, latency_ns, time.monotonic())
         self._publishing.space.publish(predictor, settings, header, observation, forecast, latency_ns)
-        if self._pictures_may_be_drawn():
+        if reduced_by == 1 and self._pictures_may_be_drawn():
             encoding = getattr(message, "encoding", "rgb8")
             self._publishing.pictures(predictor, settings, image, encoding, header, observation, forecast)
         now_s = time.monotonic()
@@ -546,6 +553,14 @@ class PredictorNode(LifecycleNode):
         self._publishing.statistics(statistics_message(
             statistics, header, self._latency_ns(stamp_ns(header.stamp), settings), now_s - start_s, forecast_s, samples
         ))
+
+    def _reduction(self, message: Any, settings: Settings) -> tuple[tuple[int, int] | None, int]:
+        """Return a large JPEG's size and by how much it is reduced while it is decoded, if nobody looks at pictures."""
+        size = jpeg_size(message) if is_compressed(message) else None
+        if size is None or self._publishing.somebody_looks(settings):
+            return None, 1
+        by = self._predictor.reduction(*size)
+        return (size, by) if by > 1 else (None, 1)
 
     def as_exposed(self, forecast: Forecast, settings: Settings) -> tuple[Forecast, int]:
         """Return a forecast whose times count from the exposure, and the time from there to now in ns (-1 s: unknown).

@@ -101,6 +101,11 @@ class Publishing:
         """Publish how the node keeps up."""
         self._statistics.publish(message)
 
+    def somebody_looks(self, settings: Settings) -> bool:
+        """Say whether the overlay or predicted frames are asked for."""
+        overlay = settings.publish_overlay and self._overlay.get_subscription_count() > 0
+        return overlay or (settings.publish_frames and self._frames.get_subscription_count() > 0)
+
     def pictures(
         self,
         predictor: Predictor,

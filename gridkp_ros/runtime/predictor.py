@@ -178,20 +178,28 @@ class Predictor:
 
     # -- the stream
 
-    def observe(self, image: np.ndarray, stamp_ns: int) -> Observation:
+    def reduction(self, width: int, height: int) -> int:
+        """By how much an image of this size may be reduced while it is decoded: 1, 2, 4 or 8; 1 for another size."""
+        known = [p.reduction for p in self._placements if (p.source_width, p.source_height) == (width, height)]
+        return min(known, default=1)
+
+    def observe(self, image: np.ndarray, stamp_ns: int, reduced_by: int = 1) -> Observation:
         """Take a frame in: uint8 [H,W] grey or [H,W,3] RGB, stamped stamp_ns (nanoseconds).
 
-        Raises PredictorError for an image that cannot be used (nothing changes), or when the model fails on
-        it (the next frame then starts afresh).
+        reduced_by: of an image of the last one's size that was reduced on its way, as `reduction` allows.
+        Raises PredictorError for an image that cannot be used (nothing changes), or when the model fails on it
+        (the next frame then starts afresh).
         """
-        placements, resized_from = self._place(image)
+        if reduced_by > 1 and not self._placements:
+            raise PredictorError("a reduced image has the size of the last one: observe a whole image first")
+        placements, resized_from = (self._placements, "") if reduced_by > 1 else self._place(image)
         if resized_from:
             self.reset(f"image size changed from {resized_from}")
         self._placements = placements
         tick = self._clock.tick(stamp_ns)
         if tick.action == "skip":
             return self._observation(stamp_ns, tick)
-        model_images = np.stack([placement.to_model_image(image) for placement in placements])  # [B, H, W, C]
+        model_images = np.stack([p.to_model_image(image, reduced_by) for p in placements])  # [B, H, W, C]
         structures = [scene.structure(model_image) for model_image in model_images]
         if tick.action == "absorb" and self._is_cut(structures, stamp_ns):
             self._clock.reset("scene cut")

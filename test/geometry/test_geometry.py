@@ -227,3 +227,20 @@ def test_a_region_of_a_large_image_is_averaged_as_its_copy() -> None:
     np.testing.assert_array_equal(
         Placement.of(spec, 1920, 1080, region).to_model_image(image), Placement.of(spec, 811, 777).to_model_image(copy)
     )
+
+
+@pytest.mark.parametrize(("width", "height", "by"), [(1920, 1080, 4), (641, 513, 2), (640, 480, 1), (3841, 2161, 8)])
+def test_images_may_be_reduced_on_their_way(width: int, height: int, by: int) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 12.0)
+    placement = Placement.of(InputSpec(64, 64, 3, "rgb"), width, height)
+    assert placement.reduction == by
+    reduced = cv2.resize(image, (-(-width // by), -(-height // by)), interpolation=cv2.INTER_AREA)
+    seen, whole = placement.to_model_image(reduced, by).astype(int), placement.to_model_image(image)
+    assert np.abs(seen - whole).max() <= 2
+    with pytest.raises(GeometryError, match="at most" if by < 8 else "reduced by 16"):
+        placement.to_model_image(reduced, 16)
+
+
+def test_a_region_is_never_seen_in_a_reduced_image() -> None:
+    assert Placement.of(InputSpec(64, 64, 3, "rgb"), 1920, 1080, Region(3, 5, 1900, 1060)).reduction == 1

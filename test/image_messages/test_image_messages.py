@@ -8,7 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from gridkp_ros.image_messages import ENCODINGS, ImageError, decode_image, message_to_array, stated_size
+from gridkp_ros.image_messages import (
+    ENCODINGS,
+    ImageError,
+    decode_image,
+    jpeg_size,
+    message_to_array,
+    stated_size,
+)
 
 
 def scene() -> np.ndarray:
@@ -203,3 +210,17 @@ def test_images_above_the_limit_are_refused_with_the_parameter_to_raise() -> Non
 def test_compressed_formats_whose_size_is_not_known_before_are_refused() -> None:
     with pytest.raises(ImageError, match="neither a JPEG nor a PNG: have the camera send one of these"):
         message_to_array(compressed(cv2.imencode(".bmp", scene())[1].tobytes(), "bmp"))
+
+
+@pytest.mark.parametrize("by", [2, 4, 8])
+def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(by: int) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (150, 203, 3), np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 8.0)
+    message = SimpleNamespace(format="jpeg", data=cv2.imencode(".jpg", image)[1])
+    assert jpeg_size(message) == (203, 150)
+    seen = message_to_array(message, reduced_by=by)
+    assert seen.shape == (-(-150 // by), -(-203 // by), 3)
+    whole = message_to_array(message)
+    exact = cv2.resize(whole[: 150 // by * by, : 203 // by * by], (203 // by, 150 // by), interpolation=cv2.INTER_AREA)
+    assert np.abs(seen[: 150 // by, : 203 // by].astype(int) - exact).mean() < 2
+    assert jpeg_size(SimpleNamespace(format="png", data=cv2.imencode(".png", image)[1])) is None

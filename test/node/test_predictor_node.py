@@ -395,6 +395,31 @@ def test_compressed_images(make_rig: MakeRig) -> None:
     assert "JPEG" in rig.statistics.last_error
 
 
+def test_a_large_jpeg_is_reduced_while_nobody_looks_and_its_points_are_those_of_the_whole(
+    make_rig: MakeRig, tiny_bundle_path: Path
+) -> None:
+    rig = make_rig(transport="compressed")
+    publisher = rig.camera.create_publisher(CompressedImage, "image/compressed", 10)
+    wait_for(lambda: publisher.get_subscription_count() > 0, "the compressed subscription")
+    whole = Predictor(tiny_bundle_path, scene_cut_threshold=1.0)
+    sizes: list[int] = []
+    observe = rig.node._predictor.observe
+    rig.node._predictor.observe = lambda image, *rest: (sizes.append(image.shape[1]), observe(image, *rest))[1]
+    for index in range(4):
+        image = cv2.resize(picture(index), (1024, 768), interpolation=cv2.INTER_LINEAR)
+        _, jpeg = cv2.imencode(".jpg", image[:, :, ::-1])
+        stamp = 1000 * NS + index * NS // 15
+        message = CompressedImage(header=Header(stamp=time_message(stamp)), format="jpeg")
+        message.data = jpeg.tobytes()
+        rig.send(message, publisher)
+        expected = whole.observe(image, stamp)
+    wait_for(lambda: len(rig.keypoints) == 4, "keypoints")
+    assert sizes == [1024, 512, 512, 512]  # the first of its size is seen as it is
+    newest = rig.keypoints[-1]
+    assert (newest.image_width, newest.image_height, newest.epoch) == (1024, 768, 1)
+    np.testing.assert_allclose(np.array(newest.points).reshape(4, 2), expected.points, atol=17)  # one cell
+
+
 def test_a_slow_model_takes_the_newest_frame_and_counts_the_rest(
     make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
