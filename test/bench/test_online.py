@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -137,7 +138,9 @@ def test_json_has_every_row_and_the_keypoints_are_equal(bundle: Path, tmp_path: 
         elif work != "render10" and row["variant"] == "equal":
             assert row["equal_cells"] > 0.99, work  # a rounding may decide between two cells that are as likely
     (process,) = (r for r in rows if r["work"] == "process" and r["provider"] == "cpu" and r["variant"] == "equal")
-    assert process["rss_mb"] > 20 and process["active_s"] > 0 and process["kind"] in ("predictor", "predictor_node")
+    ros = importlib.util.find_spec("rclpy") and importlib.util.find_spec("gridkp_ros.msg")
+    assert process["kind"] == ("predictor_node" if ros else "predictor") and process["active_s"] > 0
+    assert 20 < process["rss_mb"] < 300  # PyTorch alone would be more
     (found,) = (row for row in rows if row["work"] == "peak")
     assert found["gflop_per_s"] > 0
     assert json.loads((out / "online.json").read_text()) == rows

@@ -581,7 +581,10 @@ for i in range(4):
     predictor.observe(np.full((48, 64, 3), 10 * i, np.uint8), i * 66_666_667)
 forecast = predictor.what_if({0: (3, 3)}, 20, num_samples=9)
 assert predictor.render(forecast, [1, 20]).shape == (2, 64, 64, 3)
-heavy = {"torch", "lightning", "rclpy", "onnx", "matplotlib", "skimage", "mujoco", "rosbags"} & set(sys.modules)
+heavy = {
+    "torch", "lightning", "safetensors", "pydantic", "rclpy", "onnx", "matplotlib", "skimage", "scipy", "PIL", "av",
+    "mujoco", "rosbags", "typer", "rich",
+} & set(sys.modules)
 assert not heavy, f"a predicting process imported {heavy}"
 """
     root = Path(__file__).parents[2]
