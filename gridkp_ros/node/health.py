@@ -135,6 +135,7 @@ class Health:
             "model": predictor.model_id,
             "family": manifest.family,
             "provider": predictor.provider,
+            "variant": predictor.variant or "equal",
             "period_ms": f"{1e3 * manifest.period_s:.1f}",
             "trusted_steps": str(manifest.trusted_steps),
             "ready": str(statistics.ready).lower(),

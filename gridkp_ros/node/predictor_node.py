@@ -407,7 +407,7 @@ class PredictorNode(LifecycleNode):
         if _same_model(settings, self._predictor_settings):
             self._wanted = None
             return
-        Bundle.load(find_model(settings.model))
+        Bundle.load(find_model(settings.model)).manifest.file_of("forecast", settings.variant)
         try:
             choose_provider(settings.provider)
         except EngineError as error:

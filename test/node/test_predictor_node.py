@@ -180,6 +180,7 @@ def test_parameters_change_while_it_runs(make_rig: MakeRig) -> None:
         ("num_samples", 100_000, "num_samples"),
         ("stereo_half", "middle", "'left', 'right'"),
         ("provider", "cuda", "onnxruntime-gpu"),
+        ("variant", "int3", "no variant 'int3'"),
         ("model", "no_such_model", "manifest.json"),
         ("region_of_interest", [1, 2, 3], "x, y, width, height"),
         ("frame_steps", [0, 5], "count from 1"),
