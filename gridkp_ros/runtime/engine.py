@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import os
+import platform
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,9 @@ import onnxruntime
 
 from gridkp_ros.runtime.bundle import Bundle, BundleError
 from gridkp_ros.runtime.onnx_file import TensorType
+
+SPIN_US = 50  # longest that a thread waits for more work before it sleeps
+SPIN_SINCE = (1, 31)  # the ONNX Runtime with which it was measured; older ones may not know the limit
 
 PROVIDERS = ("cpu", "cuda", "tensorrt", "auto")
 
@@ -48,9 +57,10 @@ class Engine:
         self.path = bundle.path / file
         self.inputs, self.outputs = bundle.manifest.tensors(file.split(".")[0])
         content = bundle.read_graph(file)
-        self._session = _open_session(content, self.path, bundle.manifest.model_id, provider, num_threads)
+        self._session = _open_session(content, self.path, provider, num_threads)
         self.provider = self._session.get_providers()[0]
         self._output_names = list(self.outputs)
+        self._prepared: set[tuple[tuple[int, ...], ...]] = set()  # shapes that TensorRT has built an engine for
 
     def input_shape(self, name: str) -> tuple[Any, ...]:
         """Return an input's dimensions as the graph states them: numbers where fixed, else names or None."""
@@ -61,12 +71,21 @@ class Engine:
         free: dict[str, int] = {}
         self._match("input", feeds, self.inputs, free)
         try:
-            values = self._session.run(self._output_names, dict(feeds))
+            with self._telling(feeds):
+                values = self._session.run(self._output_names, dict(feeds))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base class
             raise EngineError(f"{self.path} failed on {self.provider}: {error}") from error
         outputs = dict(zip(self._output_names, values, strict=True))
         self._match("output", outputs, self.outputs, free)
         return outputs
+
+    def _telling(self, feeds: Mapping[str, np.ndarray]) -> contextlib.AbstractContextManager[None]:
+        """TensorRT builds an engine when it first meets a shape: say so while it lasts."""
+        shapes = tuple(value.shape for value in feeds.values())
+        if self.provider != _ORT_NAMES["tensorrt"] or shapes in self._prepared:
+            return contextlib.nullcontext()
+        self._prepared.add(shapes)
+        return telling(f"TensorRT prepares {self.path.name} for inputs of {len(feeds)} shapes not met before")
 
     def _match(
         self,
@@ -104,41 +123,70 @@ def choose_provider(provider: str) -> str:
     return provider
 
 
-def _open_session(
-    content: bytes, path: Path, model_id: str, provider: str, num_threads: int
-) -> onnxruntime.InferenceSession:
+def cpu_options(num_threads: int, version: str = onnxruntime.__version__) -> dict[str, str]:
+    """Session settings for threads, by ONNX Runtime's names.
+
+    Threads that sleep between two operators of a graph wake too slowly for graphs of a hundred small ones: two cores
+    were no faster than one. Threads that spin for as long as ONNX Runtime's default, a millisecond, keep a core from
+    whoever else wants it, and the graph waits for the loser. So they spin for at most SPIN_US, and only while a graph
+    runs: between two frames the cores are for the robot. An ONNX Runtime that cannot limit it does not spin at all.
+    """
+    limited = tuple(int(part) for part in version.split(".")[:2]) >= SPIN_SINCE
+    if num_threads == 1 or not limited:
+        return {"session.intra_op.allow_spinning": "0"}
+    return {
+        "session.intra_op.allow_spinning": "1",
+        "session.intra_op.spin_duration_us": str(SPIN_US),
+        "session.force_spinning_stop": "1",
+    }
+
+
+def provider_list(provider: str, content: bytes, half: bool) -> list[str | tuple[str, dict[str, str]]]:
+    """Execution providers of a session with their options, the wanted one first.
+
+    content: the graph's file, by which TensorRT's cache knows it. half: the graph computes in half precision where it
+    says so. The options for CUDA and TensorRT have not been run on a GPU yet.
+    """
+    cuda = (_ORT_NAMES["cuda"], {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"})
+    if provider == "cpu":
+        return [_ORT_NAMES["cpu"]]
+    # The CPU takes the few nodes (shape arithmetic) that a GPU provider leaves out.
+    if provider == "cuda":
+        return [cuda, _ORT_NAMES["cpu"]]
+    cache = str(engine_cache(hashlib.sha256(content).hexdigest()))
+    tensorrt = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": cache,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": cache,
+        "trt_fp16_enable": "1" if half else "0",
+    }
+    return [(_ORT_NAMES["tensorrt"], tensorrt), cuda, _ORT_NAMES["cpu"]]
+
+
+def _open_session(content: bytes, path: Path, provider: str, num_threads: int) -> onnxruntime.InferenceSession:
     name = _ORT_NAMES[provider]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    # Between two frames the cores are for the robot: threads that spin while they wait would keep them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in cpu_options(num_threads).items():
+        options.add_session_config_entry(key, value)
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     # Products of 8-bit integers must not saturate on x86 without VNNI, where ONNX Runtime prefers faster ones that do.
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
-    providers: list[Any] = [name]
-    if provider == "tensorrt":
-        cache = _engine_cache(model_id)
-        _LOG.warning(
-            "building or loading the TensorRT engine of %s (minutes the first time), cache %s",
-            path.name,
-            cache,
-        )
-        providers = [
-            (name, {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}),
-            _ORT_NAMES["cuda"],
-        ]
-    if provider != "cpu":
-        providers.append(_ORT_NAMES["cpu"])  # for the few nodes (shape arithmetic) that a GPU provider leaves out
+    providers = provider_list(provider, content, half="fp16" in path.name.split(".")[1:-1])
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):  # 1.21 and later
         with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to --json
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    what = f"{name} opens {path.name} (TensorRT builds an engine the first time, for minutes)"
     try:
-        # Else a provider that fails, now or in the middle of a stream, is replaced by the CPU with a line on stdout.
-        session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+        with telling(what) if provider != "cpu" else contextlib.nullcontext():
+            # Without enable_fallback=0 a provider that fails, now or in the middle of a stream, is replaced by the CPU
+            # with a line on stdout.
+            session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         if provider != "cpu":
             raise EngineError(f"{path} cannot be opened on {name} ({error}): {_INSTALL[provider]}") from error
@@ -168,8 +216,48 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(memory, as_requested)
 
 
-def _engine_cache(model_id: str) -> Path:
+@contextlib.contextmanager
+def telling(what: str, every_s: float = 5.0) -> Iterator[None]:
+    """Log, every few seconds while the body runs, what is going on and for how long it has."""
+    done, start_s = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(every_s):
+            _LOG.warning("%s: %.0f s so far", what, time.monotonic() - start_s)
+
+    thread = threading.Thread(target=tell, name="engine-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@functools.cache
+def machine_key() -> str:
+    """What a compiled engine is good for, as one line: GPU, driver, and the versions of the libraries that made it."""
+    versions = [f"onnxruntime {onnxruntime.__version__}"]
+    for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        gpu = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # a Jetson has none, but its release names all of them
+        release = Path("/etc/nv_tegra_release")
+        gpu = release.read_text(errors="replace").splitlines()[0] if release.is_file() else f"GPU of {platform.node()}"
+    return "; ".join((*gpu.splitlines(), *versions, platform.machine()))
+
+
+def engine_cache(graph_sha256: str) -> Path:
+    """Make and return the folder of compiled engines of a graph on this machine, as it is now.
+
+    Another graph, GPU, driver or library has another folder: TensorRT itself does not notice all of these.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "gridkp_ros" / "tensorrt" / model_id
+    machine = hashlib.sha256(machine_key().encode()).hexdigest()[:12]
+    folder = Path(root) / "gridkp_ros" / "tensorrt" / f"{graph_sha256[:16]}-{machine}"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "machine.txt").write_text(machine_key() + "\n")
     return folder

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import threading
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -8,7 +10,16 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from gridkp_ros.runtime import Bundle
-from gridkp_ros.runtime.engine import Engine, EngineError, choose_provider
+from gridkp_ros.runtime.engine import (
+    Engine,
+    EngineError,
+    choose_provider,
+    cpu_options,
+    engine_cache,
+    machine_key,
+    provider_list,
+    telling,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +69,75 @@ def test_auto_is_the_cpu_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     assert choose_provider("auto") == "cpu"
     assert choose_provider("cpu") == "cpu"
+
+
+def test_threads_spin_for_a_limited_time_and_only_while_a_graph_runs() -> None:
+    assert cpu_options(2, "1.31.0") == {
+        "session.intra_op.allow_spinning": "1",
+        "session.intra_op.spin_duration_us": "50",
+        "session.force_spinning_stop": "1",
+    }
+    asleep = {"session.intra_op.allow_spinning": "0"}
+    assert cpu_options(2, "1.23.2") == asleep  # which cannot limit it
+    assert cpu_options(1, "1.31.0") == asleep
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An nvidia-smi that answers with the content of a file, and an empty cache."""
+    answer = tmp_path / "answer"
+    answer.write_text("NVIDIA A, 8.9, 570.1\n")
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\nexec cat '{answer}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    machine_key.cache_clear()
+    yield answer
+    machine_key.cache_clear()
+
+
+def test_compiled_engines_are_kept_apart_by_graph_gpu_driver_and_libraries(
+    gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = engine_cache("a" * 64)
+    assert first.is_dir() and first == engine_cache("a" * 64)
+    assert "NVIDIA A, 8.9, 570.1; onnxruntime" in (first / "machine.txt").read_text()
+    folders = {first, engine_cache("b" * 64)}
+    for line in ("NVIDIA B, 8.9, 570.1", "NVIDIA A, 8.9, 580.2"):
+        gpu.write_text(line + "\n")
+        machine_key.cache_clear()
+        folders.add(engine_cache("a" * 64))
+    monkeypatch.setattr("onnxruntime.__version__", "9.9.9")
+    machine_key.cache_clear()
+    folders.add(engine_cache("a" * 64))
+    assert len(folders) == 5
+
+
+def test_a_machine_without_nvidia_smi_has_a_key_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine_key.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "onnxruntime" in machine_key()
+    machine_key.cache_clear()
+
+
+def test_options_of_gpu_providers(gpu: Path) -> None:
+    assert provider_list("cpu", b"graph", half=False) == ["CPUExecutionProvider"]
+    cuda = provider_list("cuda", b"graph", half=False)
+    assert [p if isinstance(p, str) else p[0] for p in cuda] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    (name, options), *rest = provider_list("tensorrt", b"graph", half=True)
+    assert name == "TensorrtExecutionProvider" and rest == cuda
+    assert options["trt_fp16_enable"] == "1" and Path(options["trt_engine_cache_path"]).is_dir()
+    (_, single), *_ = provider_list("tensorrt", b"another graph", half=False)
+    assert single["trt_fp16_enable"] == "0"
+    assert single["trt_engine_cache_path"] != options["trt_engine_cache_path"]
+
+
+def test_what_lasts_is_told_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    told = threading.Event()
+    caplog.handler.addFilter(lambda record: told.set() or True)
+    with telling("TensorRT prepares x", every_s=0.01):
+        assert told.wait(10)
+    assert not any(t.name == "engine-progress" for t in threading.enumerate())
+    assert re.fullmatch(r"TensorRT prepares x: \d+ s so far", caplog.messages[0])
