@@ -522,16 +522,25 @@ def _per_minute(times_s: np.ndarray, values: np.ndarray, percent: float) -> list
 
 
 def _judge(arrivals: Arrivals, looks: Sequence[Sample]) -> dict:
-    """Compare the first and the last third of a long run, and say in words what grew."""
+    """Compare the first and the last third of a long run, and say in words what grew.
+
+    Ages count without the model's own time, which follows the load of the machine.
+    """
     if len(arrivals.age_ms) < 3 or len(looks) < 3:
         raise BenchError(f"{len(arrivals.age_ms)} forecasts and {len(looks)} looks are too few to judge: stream longer")
     age_first, age_last = _thirds(arrivals.age_ms)
+    model_ms = [float(text) for s in looks if (text := s.values["inference_ms_p50"])]
+    model_first, model_last = _thirds(model_ms)
     rss = [s.usage.rss_mb for s in looks]
     rss_first, rss_last = _thirds(rss)
     stamps, times = np.array(arrivals.stamp_s), np.array([s.time_s for s in looks])
     troubles = []
-    if age_last - age_first > AGE_GROWTH_MS:
-        troubles.append(f"the age of forecasts grew from {age_first:.1f} to {age_last:.1f} ms")
+    # What other processes do to the model's own time is no backlog.
+    if (age_last - model_last) - (age_first - model_first) > AGE_GROWTH_MS:
+        troubles.append(
+            f"the age of forecasts grew from {age_first:.1f} to {age_last:.1f} ms, of which the model took "
+            f"{model_first:.1f} and {model_last:.1f} ms"
+        )
     if rss_last - rss_first > RSS_GROWTH_MB:
         troubles.append(f"memory grew from {rss_first:.1f} to {rss_last:.1f} MB")
     errors = [s.values["last_error"] for s in looks if s.values.get("last_error")]
@@ -539,6 +548,7 @@ def _judge(arrivals: Arrivals, looks: Sequence[Sample]) -> dict:
         troubles.append(f"the node reported: {errors[-1]}")
     return {
         "age_ms_thirds": [round(age_first, 2), round(age_last, 2)],
+        "inference_ms_thirds": [round(model_first, 2), round(model_last, 2)],
         "rss_mb_thirds": [round(rss_first, 1), round(rss_last, 1)],
         "age_ms_per_hour": round(float(np.polyfit(stamps - stamps[0], arrivals.age_ms, 1)[0]) * 3600, 3),
         "rss_mb_per_hour": round(float(np.polyfit(times - times[0], rss, 1)[0]) * 3600, 3),
