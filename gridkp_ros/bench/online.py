@@ -95,6 +95,7 @@ class Side:
     provider: str
     variant: str
     device: str = "cpu"
+    images: Iterator[np.ndarray]  # its own, so that each is the neighbour of the last
 
     def observe(self, image: np.ndarray) -> np.ndarray:
         """Take in a frame, one period after the last; returns the detected poses [K,P]."""
@@ -112,12 +113,12 @@ class Side:
         """Floating-point operations of matrix products and convolutions in a work, as this side computes it."""
         raise NotImplementedError
 
-    def prepare(self, work: Work, images: Iterator[np.ndarray]) -> Callable[[], Any]:
+    def prepare(self, work: Work) -> Callable[[], Any]:
         """Do what does not belong to a work, and return what does."""
         if work.render:
-            self.observe(next(images))  # else the features of the newest frame may be there already
+            self.observe(next(self.images))  # else the features of the newest frame may be there already
             return self.render
-        image = next(images) if work.observe else None
+        image = next(self.images) if work.observe else None
 
         def run() -> None:
             if image is not None:
@@ -221,13 +222,13 @@ class Timing:
     work: Work
     ms: list[float] = field(default_factory=list)
 
-    def block(self, images: Iterator[np.ndarray], seconds: float) -> None:
+    def block(self, seconds: float) -> None:
         """Run for some seconds, at least once; an untimed run comes before short ones."""
         if not self.ms or self.ms[-1] < 1e3 * LONG_S:
-            self.side.prepare(self.work, images)()
+            self.side.prepare(self.work)()
         end = time.perf_counter() + seconds
         while True:
-            run = self.side.prepare(self.work, images)
+            run = self.side.prepare(self.work)
             synchronise(self.side)
             began = time.perf_counter()
             run()
@@ -263,12 +264,17 @@ def bench_online(
     torch.set_num_threads(threads)
     bundle = Bundle.load(model)
     images = shipped_frames()
-    onnx, eager, rows = compare(bundle, choices(bundle, providers, variants), threads, images[:COMPARED], works)
+    onnx, eager, rows = compare(bundle, choices(bundle, providers, variants), threads, images, works)
+    first = {side.provider: side for side in reversed(onnx)}  # of each provider
+    processes = [
+        {"work": "process", "provider": provider, "variant": side.variant,
+         **measure_process(bundle.path, provider, side.variant, budget)}
+        for provider, side in reversed(first.items())
+    ]  # fmt: skip
     peaks = {side.device: Peak() for side in (*onnx, *eager)}
-    there_and_back = cycle([*images, *images[-2:0:-1]])
     for work in works:
         timings = [Timing(side, work) for side in (*onnx, *eager)]
-        take_turns(timings, there_and_back, budget.seconds / len(works), budget.runs)
+        take_turns(timings, budget.seconds / len(works), budget.runs)
         for device, peak in peaks.items():
             peak.measure(device, threads, budget.peak_s)
         plain = {t.side.device: statistics.median(t.ms) for t in timings if t.side.provider == "eager"}
@@ -292,10 +298,9 @@ def bench_online(
     return [
         *rows.values(),
         *({"work": "peak", "provider": device, **peak.row()} for device, peak in peaks.items()),
-        *({"work": "process", "provider": side.provider, "variant": side.variant,
-           **measure_process(bundle.path, side.provider, side.variant, budget)} for side in onnx),
+        *processes,
         {"work": "machine", **machine},
-    ]  # fmt: skip
+    ]
 
 
 def shipped_frames() -> list[np.ndarray]:
@@ -343,7 +348,8 @@ def compare(
     answers: dict[Side, dict[Work, np.ndarray | None]] = {}
 
     def first_time(side: Side, before: float) -> None:
-        detected = np.stack([side.observe(image) for image in images])
+        side.images = cycle([*images, *images[-2:0:-1]])
+        detected = np.stack([side.observe(image) for image in islice(side.images, COMPARED)])
         answers[side] = {}
         for work in works:
             forget_peak()
@@ -388,12 +394,12 @@ def compare(
     return onnx, eager, rows
 
 
-def take_turns(timings: Sequence[Timing], images: Iterator[np.ndarray], seconds: float, runs: int) -> None:
+def take_turns(timings: Sequence[Timing], seconds: float, runs: int) -> None:
     """Time blocks of runs in turns for some seconds, and until each has so many runs."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(len(t.ms) for t in timings) < runs:
         for timing in timings:
-            timing.block(images, min(BLOCK_S, seconds / 8))
+            timing.block(min(BLOCK_S, seconds / 8))
 
 
 @dataclass
