@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gridkp_ros.export import graphs
 from gridkp_ros.export.card import model_card
-from gridkp_ros.export.inference import FastForecastStep, FastUpdate, channels_last, fast_state_shapes
+from gridkp_ros.export.inference import FastForecastStep, FastUpdate, fast_state_shapes, to_fast, to_plain
 from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
 from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
 from gridkp_ros.export.variants import build_variants
@@ -112,7 +112,11 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     # States that occur (after the frames) and states that do not (random): the graph must agree with the network as it
     # is trained, whose plain form is not what is exported (`export.inference`).
     def stored(state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(map(channels_last, shapes, state)) if binary else tuple(state)
+        return tuple(map(to_fast, shapes, state)) if binary else tuple(state)
+
+    def plainly(got: dict[str, Tensor]) -> dict[str, Tensor]:
+        states = {f"{k}_out": to_plain(k, got[f"{k}_out"], dynamics) for k in shapes} if binary else {}
+        return {**got, **states}
 
     zero = tuple(torch.zeros(n, *shape) for shape in plain_shapes.values())
     random = tuple(torch.randn(n, *shape, generator=draw).tanh() for shape in plain_shapes.values())
@@ -122,8 +126,8 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     update = to_onnx(update_module, [*(s[:2] for s in stored(random)), pose[:2], noise[:2]], free(update_module.inputs))
     seen = plain_update(*plain_update(*zero, pose, noise * 0), pose, noise)
     for what, state in (("zero", zero), ("random", random), ("observed", seen)):
-        got = run(update, **dict(zip(update_module.inputs, (*stored(state), pose, noise), strict=True)))
-        expected = stored(plain_update(*state, pose, noise))
+        got = plainly(run(update, **dict(zip(update_module.inputs, (*stored(state), pose, noise), strict=True))))
+        expected = plain_update(*state, pose, noise)
         for name, value in zip(update_module.outputs, expected, strict=True):
             require_close(f"update: {name} from {what} states", got[name], value, LOGIT_TOLERANCE)
 
@@ -133,9 +137,8 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     step_module = FastForecastStep(dynamics, growth, share) if binary else plain_step
     step = to_onnx(step_module, [*(s[:2] for s in stored(random)), noise[:2]], free(step_module.inputs))
     for what, state in (("random", random), ("observed", seen)):
-        got = run(step, **dict(zip(step_module.inputs, (*stored(state), noise), strict=True)))
-        after = plain_step(*state, noise)
-        expected = dict(zip(step_module.outputs, (*stored(after[: len(shapes)]), *after[len(shapes) :]), strict=True))
+        got = plainly(run(step, **dict(zip(step_module.inputs, (*stored(state), noise), strict=True))))
+        expected = dict(zip(step_module.outputs, plain_step(*state, noise), strict=True))
         if not binary:
             size = max(1.0, float(expected["predicted"].abs().max()))
             require_close(f"forecast: {what} states", got["predicted"], expected["predicted"], LOGIT_TOLERANCE * size)

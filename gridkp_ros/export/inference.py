@@ -3,8 +3,8 @@
 Equal to the plain form (`export.graphs`, `nets.gridkp`) up to rounding, which `export.bundle` proves for every bundle:
 
 - convolutions at the latent's size by Winograd's F(4x4, 3x3), a quarter of the multiplications (`Tiles`);
-- a 3x3 convolution of an upsampled map takes four taps for each pixel instead of nine, and the finest maps stay taken
-  apart in their four phases, for which sums and maxima do not care (`conv_phases`, `Cells`);
+- a 3x3 convolution of an upsampled map takes four taps for each pixel instead of nine, and the finest maps stay
+  with their even columns first, for which sums and maxima do not care (`ConvPhases`, `Cells`);
 - one-hot maps are never made: their first convolution is a product of rows and columns (`FirstLayer`);
 - everything that is summed over the 4096 cells of a distribution is one product with a constant matrix.
 """
@@ -49,8 +49,9 @@ def toom_cook() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class Tiles(nn.Module):
     """3x3 convolutions (padding 1) of maps [N,h,w,C], channels last, by Winograd's algorithm.
 
-    `split` takes maps apart into 36 frequencies of tiles, a convolution is there one matrix product for each frequency
-    with a `kernel`, and `join` puts its result together. Maps split once serve every convolution that reads them.
+    `split` takes maps apart into 36 frequencies of tiles, `convolve` multiplies them with a `kernel`, one matrix
+    product for each frequency, and gives the result in tiles. Maps split once serve every convolution that reads them.
+    In tiles, [N,16,C,tiles], a map's pixels are sorted by their place in a tile of 4x4 pixels, then by channel.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -59,34 +60,48 @@ class Tiles(nn.Module):
         a, _, b = toom_cook()
         for axis, length, tiles in (("rows", height, self.tiles[0]), ("columns", width, self.tiles[1])):
             split = np.zeros((6, tiles, TILE * tiles + 2))
-            join = np.zeros((tiles, TILE, 6, tiles))
             for t in range(tiles):
                 split[:, t, TILE * t : TILE * t + 6] = b
-                join[t, :, :, t] = a
             split = split[:, :, 1 : length + 1].reshape(6 * tiles, length)  # beyond the border there are zeros
-            join = join.reshape(TILE * tiles, 6 * tiles)[:length]
             self.register_buffer(f"split_{axis}", torch.from_numpy(split).float(), persistent=False)
-            self.register_buffer(f"join_{axis}", torch.from_numpy(join).float(), persistent=False)
+        self.register_buffer("join", torch.from_numpy(np.kron(a, a)).float(), persistent=False)  # [16, 36]
 
     @staticmethod
     def kernel(weight: Tensor) -> Tensor:
-        """A convolution's weight [O,C,3,3] as the factors [36,C,O] of its frequencies."""
+        """A convolution's weight [O,C,3,3] as the factors [36,O,C] of its frequencies."""
         g = torch.from_numpy(toom_cook()[1])
-        return torch.einsum("ar,bs,ocrs->abco", g, g, weight.detach().double()).flatten(0, 1).float().contiguous()
+        return torch.einsum("ar,bs,ocrs->aboc", g, g, weight.detach().double()).flatten(0, 1).float().contiguous()
 
     def split(self, x: Tensor) -> Tensor:
-        """Maps [N,h,w,C] -> [36,N*tiles,C]."""
+        """Maps [N,h,w,C] -> [N,36,tiles,C]."""
         (th, tw), (_, w), channels = self.tiles, self.size, x.shape[-1]
         x = (self.split_rows @ x.flatten(2)).reshape(-1, 6 * th, w, channels)
         x = (self.split_columns @ x).reshape(-1, 6, th, 6, tw, channels)
-        return x.permute(1, 3, 0, 2, 4, 5).reshape(36, -1, channels)
+        return x.transpose(2, 3).reshape(-1, 36, th * tw, channels)
 
-    def join(self, x: Tensor) -> Tensor:
-        """Products [36,N*tiles,O] -> maps [N,h,w,O]."""
-        (th, tw), (h, w), channels = self.tiles, self.size, x.shape[-1]
-        x = x.reshape(6, 6, -1, th, tw, channels).permute(2, 0, 3, 1, 4, 5).reshape(-1, 6 * th, 6 * tw, channels)
-        x = (self.join_columns @ x).reshape(-1, 6 * th, w * channels)
-        return (self.join_rows @ x).reshape(-1, h, w, channels)
+    def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Split maps [N,36,tiles,C] and a kernel [36,O,C] -> the convolution's result in tiles, [N,16,O,tiles].
+
+        The kernel stands on the left: ONNX Runtime would copy what stands on the right, 5 MB of it, for every product.
+        """
+        outputs = kernel.shape[1]
+        return (self.join @ (kernel @ x.transpose(-1, -2)).flatten(2)).unflatten(-1, (outputs, -1))
+
+    def whole(self, x: Tensor, channels_last: bool = False) -> Tensor:
+        """Maps in tiles -> [N,C,h,w] or [N,h,w,C]."""
+        (th, tw), (h, w), channels = self.tiles, self.size, x.shape[2]
+        x = x.reshape(-1, TILE, TILE, channels, th, tw)
+        if channels_last:
+            return x.permute(0, 4, 1, 5, 2, 3).reshape(-1, th * TILE, tw * TILE, channels)[:, :h, :w]
+        return x.permute(0, 3, 4, 1, 5, 2).reshape(-1, channels, th * TILE, tw * TILE)[..., :h, :w]
+
+    def apart(self, x: Tensor) -> Tensor:
+        """Maps [N,C,h,w] -> in tiles, [N,16,C,tiles]; beyond the border there are zeros."""
+        (th, tw), (h, w), channels = self.tiles, self.size, x.shape[1]
+        if (th * TILE, tw * TILE) != (h, w):
+            x = F.pad(x, (0, tw * TILE - w, 0, th * TILE - h))
+        x = x.reshape(-1, channels, th, TILE, tw, TILE).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(-1, TILE * TILE, channels, th * tw)
 
 
 class ConvPhases(nn.Module):
@@ -110,203 +125,251 @@ class ConvPhases(nn.Module):
         ]
 
 
-def interleave(phases: list[Tensor]) -> Tensor:
-    """Four phases [N,C,h,w] -> the map [N,C,2h,2w]."""
-    return F.pixel_shuffle(torch.stack(phases, dim=2).flatten(1, 2), 2)
+def beside(phases: list[Tensor]) -> Tensor:
+    """Four phases [N,C,h,w] -> the map [N,C,2h,2w] with its even columns first, then its odd ones."""
+    return torch.cat(phases, dim=-1).unflatten(-1, (2, -1)).flatten(2, 3)
+
+
+def even_first(size: int) -> Tensor:
+    """The numbers below size, even ones first."""
+    return torch.cat((torch.arange(0, size, 2), torch.arange(1, size, 2)))
 
 
 class FirstLayer(nn.Module):
-    """3x3 convolutions (padding 1, no bias) of one-hot maps of K keypoints' cells: pixels [N,K,2] -> [N,O,H,W].
+    """The first 3x3 convolution of one-hot maps, with LeakyReLU: pixels [N,K,2] of cells -> [N,O,H,W], or max-pooled.
 
-    A one-hot map is the product of a one-hot column and a one-hot row, and so are the kernel's rows laid around it.
+    A one-hot map is the product of a one-hot column and a one-hot row, and so are the kernel's rows laid around it:
+    one matrix product of 3K numbers for each pixel. Pooling goes before LeakyReLU, with which it commutes.
     """
 
-    def __init__(self, config: GridKeypointConfig, *convolutions: nn.Conv2d) -> None:
+    def __init__(self, config: GridKeypointConfig, conv: nn.Conv2d, pool: bool) -> None:
         super().__init__()
-        weight = torch.cat([c.weight.detach() for c in convolutions])  # [O, K, 3, 3]
-        self.size, self.outputs = (config.height, config.width), len(weight)
-        self.register_buffer("weight", weight.permute(1, 2, 0, 3).flatten(1, 2).contiguous(), persistent=False)
-        reach = torch.arange(-1.0, 2.0).view(3, 1)
-        # Where, seen from an output pixel, the keypoint lies that a row (column) of the kernel weighs.
-        self.register_buffer("rows", torch.arange(float(config.height)) + reach, persistent=False)  # [3, H]
-        self.register_buffer("columns", torch.arange(float(config.width)) + reach, persistent=False)
+        h, w = self.size = config.height, config.width
+        self.outputs, self.pool = len(conv.weight), pool
+        weight = conv.weight.detach().permute(1, 2, 0, 3).flatten(1, 2)  # [K, 3*O, 3]
+        self.register_buffer("weight", weight.contiguous(), persistent=False)
+        self.register_buffer("bias", conv.bias.detach().view(-1, 1), persistent=False)
+        # For each row and column of a kernel: which pixels it weighs a keypoint at this place for; x, then y.
+        longest = max(h, w)
+        x, y = even_first(w) if pool else torch.arange(w), torch.arange(h)
+        axes = [F.pad(axis.float(), (0, longest - len(axis)), value=-9.0) for axis in (x, y)]
+        near = torch.stack(axes).unsqueeze(1) + torch.arange(-1.0, 2.0).view(3, 1)
+        self.register_buffer("near", near, persistent=False)  # [2, 3, longest]
 
     def forward(self, pixels: Tensor) -> Tensor:
         h, w = self.size
-        x, y = pixels[..., 0:1].unsqueeze(-1), pixels[..., 1:2].unsqueeze(-1)  # [N, K, 1, 1]
-        rows, columns = (self.rows == y).float(), (self.columns == x).float()  # [N, K, 3, H] and [N, K, 3, W]
-        along = (self.weight @ columns).reshape(-1, rows.shape[1] * 3, self.outputs * w)  # [N, K*3, O*W]
-        out = rows.flatten(1, 2).transpose(1, 2) @ along
-        return out.reshape(-1, h, self.outputs, w).transpose(1, 2)
+        at = (self.near == pixels[..., None, None]).float()  # [N, K, 2, 3, longest]
+        columns, rows = at[:, :, 0, :, :w], at[:, :, 1, :, :h]
+        along = (self.weight @ columns).reshape(-1, 3 * rows.shape[1], self.outputs * w)  # [N, K*3, O*W]
+        out = rows.flatten(1, 2).transpose(1, 2) @ along  # [N, H, O*W]
+        if self.pool:
+            out = out.unflatten(1, (-1, 2)).amax(dim=2).unflatten(2, (self.outputs, 2, -1)).amax(dim=3)
+        else:
+            out = out.unflatten(2, (self.outputs, w))
+        return leaky(out + self.bias).transpose(1, 2)
 
 
 class Cells(nn.Module):
-    """Cells in the order of four phases, and what is read from distributions over them [N,K,H*W] (any scale)."""
+    """What is read from distributions over cells, [N,K,H,W] of any scale, even columns first."""
 
     def __init__(self, config: GridKeypointConfig) -> None:
         super().__init__()
         h, w = self.size = config.height, config.width
-        y, x = np.mgrid[0:h, 0:w]
-
-        def in_phases(grid: np.ndarray) -> np.ndarray:
-            return grid.reshape(h // 2, 2, w // 2, 2).transpose(1, 3, 0, 2).ravel()
-
-        x, y = in_phases(x), in_phases(y)
-        place = np.empty(h * w, np.int64)  # of each row-major cell
-        place[y * w + x] = np.arange(h * w)
+        columns = even_first(w).numpy()
+        x, y = np.tile(columns, h), np.repeat(np.arange(h), w)
+        place = np.empty(w, np.int64)  # of each column
+        place[columns] = np.arange(w)
         r = CONFIDENT_RADIUS
         near = np.array([(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1) if i * i + j * j <= r * r])
         nx, ny = x[:, None] + near[:, 0], y[:, None] + near[:, 1]  # [H*W, cells]
         inside = (nx >= 0) & (nx < w) & (ny >= 0) & (ny < h)
-        index = place[ny.clip(0, h - 1) * w + nx.clip(0, w - 1)]
-        u, v = x - (w - 1) / 2, y - (h - 1) / 2  # from the middle: single precision keeps what matters
-        # Sums of powers (1, u, v, uu, uv, vv) in two short steps, which rounds less: over a line, then over lines.
-        along = u[: w // 2]  # of the first line; the lines of odd columns lie one cell further
-        self.register_buffer("along", torch.from_numpy(along[:, None] ** np.arange(3)).float(), persistent=False)
-        shift, row = (k.reshape(-1, w // 2)[:, 0] for k in (u - along[0], v))
-        zero, one = np.zeros_like(row), np.ones_like(row)
-        lines = np.stack(
-            (
-                np.stack((one, shift, row, shift**2, shift * row, row**2), axis=1),
-                np.stack((zero, one, zero, 2 * shift, row, zero), axis=1),
-                np.stack((zero, zero, zero, one, zero, zero), axis=1),
-            ),
-            axis=1,
-        )  # [lines, 3, 6]
-        self.register_buffer("lines", torch.from_numpy(lines.reshape(-1, 6)).float(), persistent=False)
-        zero = np.zeros_like(u)
-        # Second moments about a cell, from the sums of powers about the middle: [H*W, 6 sums, (xx, xy, yy)].
-        about = np.stack(
-            (
-                np.stack((u * u, u * v, v * v), axis=1),
-                np.stack((-2 * u, -v, zero), axis=1),
-                np.stack((zero, -u, -2 * v), axis=1),
-                *(np.tile(row, (h * w, 1)) for row in np.eye(3)),
-            ),
-            axis=1,
-        )
-        table = np.concatenate((np.stack((x, y), axis=1), inside, about.reshape(h * w, 18)), axis=1)
+        index = ny.clip(0, h - 1) * w + place[nx.clip(0, w - 1)]
+        # Sums of powers (1, u, v, uu, uv, vv) of the place, in two short steps, which rounds less: over a row, then
+        # over the rows. From the middle: single precision keeps what matters.
+        u, v = columns - (w - 1) / 2, np.arange(h) - (h - 1) / 2
+        zero, one = np.zeros(h), np.ones(h)
+        rows = [
+            (one, zero, v, zero, zero, v * v),
+            (zero, one, zero, zero, v, zero),
+            (zero, zero, zero, one, zero, zero),
+        ]
+        rows = np.stack([np.stack(row, axis=1) for row in rows], axis=1)  # [H, 3, 6]
+        # Second moments about a cell from these sums: [H*W, 6, (xx, xy, yy)].
+        u, v = x - (w - 1) / 2, y - (h - 1) / 2
+        zero = np.zeros(h * w)
+        about = [(u * u, u * v, v * v), (-2 * u, -v, zero), (zero, -u, -2 * v)]
+        about = [np.stack(row, axis=1) for row in about] + [np.tile(row, (h * w, 1)) for row in np.eye(3)]
+        about = np.stack(about, axis=1).reshape(h * w, 18)
         self.num_near = len(near)
+        for name, value in (
+            ("along", (columns - (w - 1) / 2)[:, None] ** np.arange(3)),
+            ("rows", rows.reshape(-1, 6)),
+            ("table", np.concatenate((np.stack((x, y), axis=1), inside, about), axis=1)),
+            ("least", np.array([0.0, -np.inf, 0.0])),
+        ):
+            self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
         self.register_buffer("near", torch.from_numpy(index.astype(np.int32)), persistent=False)
-        self.register_buffer("table", torch.from_numpy(table).float(), persistent=False)
-        self.register_buffer("least", torch.tensor([0.0, -torch.inf, 0.0]), persistent=False)
-        self.register_buffer("order", torch.from_numpy(place), persistent=False)
+        self.register_buffer("place", torch.from_numpy(place), persistent=False)
 
     def read(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Most probable cell [N,K,2] (x, y), second moments about it [N,K,3], probability near it [N,K]."""
-        width = self.size[1] // 2
-        lines = p.unflatten(-1, (-1, width))
-        line = lines.amax(dim=-1).argmax(dim=-1, keepdim=True)  # [N, K, 1]: the maximum in two short steps
-        column = lines.gather(2, line.unsqueeze(-1).expand(-1, -1, 1, width)).flatten(2).argmax(dim=-1, keepdim=True)
-        best = (line * width + column).squeeze(-1)
+        width = self.size[1]
+        row = p.amax(dim=-1).argmax(dim=-1, keepdim=True)  # [N, K, 1]: the maximum in two short steps
+        column = p.gather(2, row.unsqueeze(-1).expand(-1, -1, 1, width)).flatten(2).argmax(dim=-1, keepdim=True)
+        best = (row * width + column).squeeze(-1)
         pose, inside, about = self.table[best].split((2, self.num_near, 18), dim=-1)
-        sums = (lines @ self.along).flatten(2) @ self.lines  # [N, K, 6]
+        sums = (p @ self.along).flatten(2) @ self.rows  # [N, K, 6]
         total = sums[..., :1]
         moments = (sums.unsqueeze(-2) @ about.unflatten(-1, (6, 3))).squeeze(-2) / total
-        near = (p.gather(-1, self.near[best].long()) * inside).sum(dim=-1, keepdim=True) / total
+        near = (p.flatten(2).gather(-1, self.near[best].long()) * inside).sum(dim=-1, keepdim=True) / total
         return pose, torch.maximum(moments, self.least), near.squeeze(-1)
 
     def row_major(self, x: Tensor) -> Tensor:
-        """Values [N,K,H*W] in the order of phases -> in the order of rows."""
-        return x[..., self.order]
+        """Values [N,K,H,W] -> [N,K,H*W] in the order of rows and columns."""
+        return x[..., self.place].flatten(2)
 
 
-class Density(nn.Module):
-    """A `MotionPrior`'s density over cells (not its logarithm), [N,K,H*W] in the order of phases."""
+class Motion(nn.Module):
+    """A `MotionPrior` whose part of a predicted step is computed once, and as a density, not its logarithm."""
+
+    FLAT = -80.0  # log-precision of the mixture's uniform part, a third Gaussian: its exponent rounds to zero
 
     def __init__(self, prior: MotionPrior) -> None:
         super().__init__()
         self.prior, (h, w) = prior, prior.size
-        # [even or odd row, even or odd column, row, column]; the mixture's parts are summed over between the two.
-        self.register_buffer("rows", torch.arange(float(h)).view(h // 2, 2).T.reshape(2, 1, h // 2, 1), False)
-        self.register_buffer("columns", torch.arange(float(w)).view(w // 2, 2).T.reshape(1, 2, 1, w // 2), False)
+        answer, keypoints = prior.answer, prior.answer.out_features // 5
 
-    def forward(self, track: Tensor, momentum: Tensor) -> Tensor:
-        h, w = self.prior.size
-        ahead, shape = self.prior.expect(track, momentum)
-        x, y = (ahead[..., i, None, None, None, None] for i in (0, 1))
-        precision = (-2 * shape[..., :2].clamp(-1.5, 3.0)).exp()
-        narrow = shape[..., 2:3].sigmoid()
-        seen = track[..., 2:3].clamp(0.0, 1.0)
-        share = torch.cat((narrow, 1 - narrow), dim=-1) * (seen / (2 * torch.pi)) * precision
-        # The uniform part is a third Gaussian, of no precision at all.
-        none = seen * 0.0
-        share = torch.cat((share, none + self.prior.UNIFORM / (h * w)), dim=-1)[:, :, None, None, None]
-        precision = torch.cat((precision * -0.5, none), dim=-1)  # [N, K, 3]
-        along_y = torch.exp(precision[:, :, None, None, None] * (self.rows - y) ** 2) * share  # [N, K, 2, 1, H/2, 3]
-        along_x = torch.exp(precision[:, :, None, None, :, None] * (self.columns - x) ** 2)  # [N, K, 1, 2, 3, W/2]
-        return (along_y @ along_x).flatten(2)
+        def columns(x: Tensor) -> Tensor:
+            """From dx, dy, log widths, log-odds to dx, dy, logarithms of half the precisions, log-odds of each part."""
+            dx, dy, narrow, wide, odds = x.detach().unflatten(0, (keypoints, 5)).unbind(dim=1)
+            parts = (dx, dy, -2 * narrow, -2 * wide, 0 * odds, odds, -odds, 0 * odds)
+            return torch.stack(parts, dim=1).flatten(0, 1)
 
+        bias = columns(answer.bias).view(keypoints, 8)
+        bias[:, 2:4] -= math.log(2)
+        self.answer = nn.Linear(answer.in_features, 8 * keypoints)
+        self.answer.weight.data, self.answer.bias.data = columns(answer.weight), bias.flatten()
+        low, high = (torch.tensor([x - math.log(2), x - math.log(2), self.FLAT]) for x in (-6.0, 3.0))
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        uniform = torch.tensor([0.0, 0.0, prior.UNIFORM / (h * w)])
+        self.register_buffer("uniform", uniform, persistent=False)
+        axes = [F.pad(axis.float(), (0, max(h, w) - len(axis))) for axis in (even_first(w), torch.arange(h))]
+        self.register_buffer("axes", torch.stack(axes), persistent=False)
+        # What scales and shifts the features of `MotionPrior.advance`, taken into the layer that reads them.
+        read = prior.read[0]
+        scale, middle = torch.tensor([0.5, 0.5, 0.05, 0.05]), torch.tensor([0.0, 0.0, w / 2, h / 2])
+        self.read = nn.Linear(read.in_features, read.out_features)
+        self.read.weight.data = read.weight.detach() * scale.repeat(keypoints)
+        self.read.bias.data = read.bias.detach() - self.read.weight.data @ middle.repeat(keypoints)
 
-def channels_last(name: str, state: Tensor) -> Tensor:
-    """A state tensor of the plain graphs, by name, in the layout of the fast ones: maps [N,C,h,w] -> [N,h,w,C]."""
-    return state.permute(0, 2, 3, 1).contiguous() if name in ("h", "c") else state
+    def expect(self, track: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """The expected next positions [N,K,2] in cells and the density [N,K,H,W] over cells, even columns first."""
+        (h, w), prior = self.prior.size, self.prior
+        place, seen, above, below = track.split((2, 1, 1, 1), dim=-1)
+        foretold, half, odds = self.answer(momentum).unflatten(-1, (track.shape[1], 8)).split((2, 3, 3), dim=-1)
+        foretold = (place + foretold) - place  # rounded as `MotionPrior` rounds it: ties stay ties
+        if prior.doubts:
+            foretold = ((above + prior.BELIEF) / (below + prior.BELIEF)).clamp(0.0, 1.0) * foretold
+        ahead = place + foretold
+        half = torch.minimum(torch.maximum(half, self.low), self.high).exp()
+        share = odds.sigmoid() * half * (seen.clamp(0.0, 1.0) / torch.pi) + self.uniform  # [N, K, 3]
+        off = self.axes - ahead.unsqueeze(-1)
+        along = torch.exp(-half[..., None, None] * (off * off).unsqueeze(2))  # [N, K, 3, 2, longest]
+        x, y = along[..., 0, :w], along[..., 1, :h]
+        return ahead, (y * share.unsqueeze(-1)).transpose(-1, -2) @ x
+
+    def advance(self, track: Tensor, momentum: Tensor, ahead: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `MotionPrior.advance` of cells that were predicted."""
+        place, seen, sums = track.split((2, 1, 2), dim=-1)
+        x = pixels + seen * (ahead - pixels).clamp(-0.5, 0.5)
+        moved = seen * (x - place).clamp(-self.prior.FASTEST, self.prior.FASTEST)
+        features = torch.cat((moved, x), dim=-1).flatten(1)
+        momentum = self.prior.gru(self.read(features).relu(), momentum)
+        return torch.cat((x, torch.ones_like(seen), sums), dim=-1), momentum
 
 
 def fast_state_shapes(dynamics: Dynamics) -> dict[str, tuple[int, ...]]:
-    """As `graphs.state_shapes`, in the layout of the fast graphs."""
-    shapes = state_shapes(dynamics)
-    return {k: (*v[1:], v[0]) if k in ("h", "c") else v for k, v in shapes.items()}
+    """As `graphs.state_shapes`, in the layout of the fast graphs: h [h,w,hidden], c [16,hidden,tiles]."""
+    h, w = dynamics.config.latent_size
+    n, tiles = dynamics.config.hidden, math.ceil(h / TILE) * math.ceil(w / TILE)
+    return {**state_shapes(dynamics), "h": (h, w, n), "c": (TILE * TILE, n, tiles)}
+
+
+def to_fast(name: str, state: Tensor) -> Tensor:
+    """A state tensor of the plain graphs, by name, in the layout of the fast ones."""
+    if name == "h":
+        return state.permute(0, 2, 3, 1).contiguous()
+    return Tiles(*state.shape[-2:]).apart(state).contiguous() if name == "c" else state
+
+
+def to_plain(name: str, state: Tensor, dynamics: Dynamics) -> Tensor:
+    """A state tensor of the fast graphs, by name, in the layout of the plain ones."""
+    if name == "h":
+        return state.permute(0, 3, 1, 2)
+    return Tiles(*dynamics.config.latent_size).whole(state) if name == "c" else state
 
 
 class FastDynamics(nn.Module):
-    """`Dynamics` with its weights as inference wants them. Maps of state are channels last: [N,h,w,hidden]."""
+    """`Dynamics` with its weights as inference wants them, and states in the layout of `fast_state_shapes`."""
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
         self.dynamics = d = dynamics
         n = d.config.hidden
         self.tiles = Tiles(*d.config.latent_size)
-        lstm = d.lstm.weight  # of encoded maps, z and h; here it reads h, then encoded maps
-        for name, weight in (
-            ("prior", d.prior_conv[0].weight),
-            ("posterior", d.post_conv[0].weight),
-            ("decoder", d.dec[0][0].weight[:, :n]),
-            ("gates", torch.cat((lstm[:, n + 1 :], lstm[:, :n]), dim=1)),
+        lstm = d.lstm.weight  # of encoded maps, z and h; here it reads h, z and encoded maps
+        first = d.dec[0][0]
+        for name, value in (
+            ("hidden", self.tiles.kernel(torch.cat((d.prior_conv[0].weight, first.weight[:, :n])))),
+            ("posterior", self.tiles.kernel(d.post_conv[0].weight)),
+            ("gates", self.tiles.kernel(torch.cat((lstm[:, n + 1 :], lstm[:, n : n + 1], lstm[:, :n]), dim=1))),
+            ("decoder_latent", first.weight[:, n:].detach()),
+            ("columns", torch.eye(d.config.width // 2)[even_first(d.config.width // 2)]),
         ):
-            self.register_buffer(name, self.tiles.kernel(weight), persistent=False)
-        # The latent's one channel is convolved beside them: a product over 129 channels takes ONNX Runtime two passes.
-        self.register_buffer("decoder_latent", d.dec[0][0].weight[:, n:].detach(), persistent=False)
-        self.register_buffer("gates_latent", lstm[:, n : n + 1].detach(), persistent=False)
+            self.register_buffer(name, value, persistent=False)
         self.up1, self.up2 = ConvPhases(d.dec[1][0]), ConvPhases(d.dec[2][0])
-        self.cells = Cells(d.config)
 
-    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-        """A 3x3 convolution of split maps -> [N,C,h,w]; bias: what is added, numbers or maps."""
-        return self.tiles.join(x @ kernel).permute(0, 3, 1, 2) + bias
+    def read(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What the split hidden state adds to the first layers of prior and decoder, each [N,hidden,h,w]."""
+        return self.tiles.whole(self.tiles.convolve(state, self.hidden)).chunk(2, dim=1)
 
     @staticmethod
-    def latent(head: GaussianHead, x: Tensor, noise: Tensor) -> Tensor:
+    def latent(head: GaussianHead, hidden: Tensor, bias: Tensor, noise: Tensor) -> Tensor:
         """A draw from a head's distribution, [N,1,h,w], for noise of the same shape."""
-        mean, std = gaussian_head(head, x)
+        mean, std = gaussian_head(head, leaky(hidden + bias.view(-1, 1, 1)))
         return mean + std * noise
 
-    def logits(self, state: Tensor, z: Tensor) -> Tensor:
-        """The decoder's logits [N,K,H*W] in the order of phases, of the split hidden state and a latent [N,1,h,w]."""
-        d = self.dynamics
-        of_latent = F.conv2d(z, self.decoder_latent, d.dec[0][0].bias, padding=1)
-        x = interleave(self.up1(leaky(self.conv(state, self.decoder, of_latent))))
-        return torch.stack([d.to_logits(phase) for phase in self.up2(x)], dim=2).flatten(2)
+    def logits(self, of_state: Tensor, z: Tensor) -> Tensor:
+        """The decoder's logits [N,K,H,W], even columns first, of what `read` gives it and a latent [N,1,h,w]."""
+        of_latent = F.conv2d(z, self.decoder_latent, self.dynamics.dec[0][0].bias, padding=1)
+        return self.cell_logits(leaky(of_state + of_latent))
+
+    def cell_logits(self, x: Tensor) -> Tensor:
+        """As `logits`, from the decoder's first layer [N,hidden,h,w]."""
+        x = beside(self.up1(x)) @ self.columns  # with its columns in order again
+        return beside([self.dynamics.to_logits(phase) for phase in self.up2(x)])
 
     def encode(self, first: Tensor) -> Tensor:
-        """`encode_maps` from its first layer's convolution [N,hidden/4,H,W] -> [N,hidden,h,w]."""
-        one, second, third = (layer[0] for layer in self.dynamics.enc)
-        x = leaky(F.max_pool2d(first, 2) + one.bias.view(-1, 1, 1))
-        return leaky(third(F.max_pool2d(leaky(second(x)), 2)))
+        """`encode_maps` from its first layer, pooled, [N,hidden/4,H/2,W/2] -> [N,hidden,h,w]."""
+        _, second, third = (layer[0] for layer in self.dynamics.enc)
+        return leaky(third(F.max_pool2d(leaky(second(first)), 2)))
 
     def posterior_maps(self, first: Tensor) -> Tensor:
-        """`posterior_maps` from its first layer's convolution [N,hidden/8,H,W] -> [N,hidden/2,h,w]."""
-        one, second, third = (layer[0] for layer in self.dynamics.post_maps)
-        x = F.max_pool2d(leaky(second(leaky(first + one.bias.view(-1, 1, 1)))), 2)
-        return F.max_pool2d(leaky(third(x)), 2)
+        """`posterior_maps` from its first layer [N,hidden/8,H,W] -> [N,hidden/2,h,w]."""
+        _, second, third = (layer[0] for layer in self.dynamics.post_maps)
+        return F.max_pool2d(leaky(third(F.max_pool2d(leaky(second(first)), 2))), 2)
 
     def step(self, state: Tensor, c: Tensor, encoded: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Equation 9 of the split hidden state, encoded maps and a latent: the new h and c, [N,h,w,hidden]."""
-        both = torch.cat((state, self.tiles.split(encoded.permute(0, 2, 3, 1))), dim=-1)
-        of_latent = F.conv2d(z, self.gates_latent, padding=1).permute(0, 2, 3, 1)
-        i, f, o, g = (self.tiles.join(both @ self.gates) + of_latent).chunk(4, dim=-1)
+        """Equation 9 of the split hidden state, encoded maps and a latent: the new h and c."""
+        maps = (self.tiles.split(x.permute(0, 2, 3, 1)) for x in (z, encoded))
+        return self.gate(self.tiles.convolve(torch.cat((state, *maps), dim=-1), self.gates), c)
+
+    def gate(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The new h and c of gates in tiles, [N,16,4*hidden,tiles]."""
+        i, f, o, g = gates.chunk(4, dim=2)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        return self.tiles.whole(o.sigmoid() * c.tanh(), channels_last=True), c
 
 
 class FastUpdate(nn.Module):
@@ -315,7 +378,8 @@ class FastUpdate(nn.Module):
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__()
         self.fast, names = FastDynamics(dynamics), fast_state_shapes(dynamics)
-        self.first = FirstLayer(dynamics.config, dynamics.enc[0][0], dynamics.post_maps[0][0])
+        self.encoder = FirstLayer(dynamics.config, dynamics.enc[0][0], pool=True)
+        self.posterior = FirstLayer(dynamics.config, dynamics.post_maps[0][0], pool=False)
         last = torch.tensor([dynamics.config.width - 1.0, dynamics.config.height - 1.0])
         self.register_buffer("last", last, persistent=False)
         self.inputs, self.outputs = (*names, "pose", "noise"), tuple(f"{name}_out" for name in names)
@@ -324,13 +388,11 @@ class FastUpdate(nn.Module):
         net, d = self.fast, self.fast.dynamics
         h, c, *tracks, drift, pose, noise = inputs
         cells = torch.minimum(pose.round().clamp(min=0.0), self.last)
-        n = d.config.hidden
-        encoder, posterior = self.first(cells).split((n // 4, n // 8), dim=1)
         state = net.tiles.split(h)
-        seen = net.posterior_maps(posterior).permute(0, 2, 3, 1)
-        both = torch.cat((state, net.tiles.split(seen)), dim=-1)
-        z = net.latent(d.post_head, leaky(net.conv(both, net.posterior, d.post_conv[0].bias.view(-1, 1, 1))), noise)
-        h, c = net.step(state, c, net.encode(encoder), z)
+        seen = net.tiles.split(net.posterior_maps(self.posterior(cells)).permute(0, 2, 3, 1))
+        hidden = net.tiles.whole(net.tiles.convolve(torch.cat((state, seen), dim=-1), net.posterior))
+        z = net.latent(d.post_head, hidden, d.post_conv[0].bias, noise)
+        h, c = net.step(state, c, net.encode(self.encoder(cells)), z)
         return h, c, *d.advance_tracks(tuple(tracks), pose), drift * 0.0
 
 
@@ -340,8 +402,9 @@ class FastForecastStep(nn.Module):
     def __init__(self, dynamics: Dynamics, drift_growth: float = 0.0, spread_share: float = 1.0) -> None:
         super().__init__()
         self.fast, self.drift_growth, self.spread_share = FastDynamics(dynamics), drift_growth, spread_share
-        self.first = FirstLayer(dynamics.config, dynamics.enc[0][0])
-        self.density = Density(dynamics.motion_prior) if dynamics.motion_prior is not None else None
+        self.encoder = FirstLayer(dynamics.config, dynamics.enc[0][0], pool=True)
+        self.cells = Cells(dynamics.config)
+        self.motion = Motion(dynamics.motion_prior) if dynamics.motion_prior is not None else None
         names = fast_state_shapes(dynamics)
         self.inputs = (*names, "noise")
         self.outputs = (*(f"{name}_out" for name in names), "pose", "spread", "confidence", "logits")
@@ -350,17 +413,19 @@ class FastForecastStep(nn.Module):
         net, d = self.fast, self.fast.dynamics
         h, c, *tracks, drift, noise = inputs
         state = net.tiles.split(h)
-        z = net.latent(d.prior_head, leaky(net.conv(state, net.prior, d.prior_conv[0].bias.view(-1, 1, 1))), noise)
-        logits = net.logits(state, z)
-        p = logits.softmax(dim=-1)
-        if self.density is not None:
-            density = self.density(*tracks)
+        prior, decoder = net.read(state)
+        z = net.latent(d.prior_head, prior, d.prior_conv[0].bias, noise)
+        logits = net.logits(decoder, z)
+        p = logits.flatten(2).softmax(dim=-1).view_as(logits)
+        if self.motion is not None:
+            ahead, density = self.motion.expect(*tracks)
             # A product in place of a sum of logarithms. A softmax that underflows is no loss: what it makes zero is so
             # unlikely that no density, at least UNIFORM / cells and at most some 64, brings it before the best cell.
             p, logits = p * density, logits + density.log()
-        pose, own, confidence = net.cells.read(p)
+        pose, own, confidence = self.cells.read(p)
+        if self.motion is not None:
+            tracks = self.motion.advance(*tracks, ahead, pose)
         spread = (1 + self.drift_growth) * drift + self.spread_share * own
-        h, c = net.step(state, c, net.encode(self.first(pose)), z)
-        tracks = d.advance_tracks(tuple(tracks), pose, observed=False)
+        h, c = net.step(state, c, net.encode(self.encoder(pose)), z)
         # An output may not stand for two names, hence the sum with zero.
-        return h, c, *tracks, spread, pose, spread + 0.0, confidence, net.cells.row_major(logits)
+        return h, c, *tracks, spread, pose, spread + 0.0, confidence, self.cells.row_major(logits)

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from torch import Tensor, nn
+from torch import Tensor
 
-from gridkp_ros.export.inference import FastDynamics, FastForecastStep, fast_state_shapes, leaky
+from gridkp_ros.export.inference import FastDynamics, FastForecastStep, Tiles, fast_state_shapes, leaky
 from gridkp_ros.export.onnx_graphs import drop_unused, scan_over_steps, to_onnx
 from gridkp_ros.nets.gridkp import Dynamics
 from gridkp_ros.runtime.forecast import keypoint_covariance, sample_weights
@@ -33,8 +33,8 @@ from gridkp_ros.training.checkpoint import Checkpoint
 log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 LOSS_STEPS = (2, 5, 10, 15)  # those of the evaluation
-LOSS_SAMPLES = 8
-CALIBRATION_STATES, LOSS_STATES = 96, 48
+LOSS_SAMPLES = 4
+CALIBRATION_STATES, LOSS_STATES = 64, 32
 TRACK_STEPS, TRACK_FIRST, TRACK_EVERY = 24, 4, 5  # frames of a made-up track, of which states are taken
 FLOAT = TensorProto.FLOAT
 # What hands results of convolutions on to others, and is computed in half precision where it reads such.
@@ -69,8 +69,8 @@ class VariantExportError(Exception):
     """A variant cannot be made; the message says why."""
 
 
-class WholeMaps(nn.Module):
-    """In the place of `inference.Tiles`: maps [N,h,w,C] stay whole, as [N,C,h,w]."""
+class WholeMaps(Tiles):
+    """Maps [N,h,w,C] stay whole when they are split, as [N,C,h,w]."""
 
     def split(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)
@@ -86,7 +86,7 @@ class DirectDynamics(FastDynamics):
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__(dynamics)
-        self.tiles = WholeMaps()
+        self.tiles = WholeMaps(*dynamics.config.latent_size)
         n = dynamics.config.hidden
         lstm, first = dynamics.lstm.weight.detach(), dynamics.dec[0][0].weight.detach()
         self.prior = dynamics.prior_conv[0].weight.detach()
@@ -106,9 +106,7 @@ class DirectDynamics(FastDynamics):
 
     def step(self, state: Tensor, c: Tensor, encoded: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         gates = F.conv2d(torch.cat((self.with_latent(state, z), encoded), dim=1), self.gates, padding=1)
-        i, f, o, g = gates.permute(0, 2, 3, 1).chunk(4, dim=-1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        return self.gate(self.tiles.apart(gates), c)
 
 
 def direct_step(dynamics: Dynamics, drift_growth: float, spread_share: float) -> onnx.ModelProto:

@@ -1,0 +1,135 @@
+"""The exported form of the dynamics against the plain one, piece by piece and as a whole."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F  # noqa: E402
+
+from gridkp_ros.export import graphs  # noqa: E402
+from gridkp_ros.export.inference import (  # noqa: E402
+    Cells,
+    ConvPhases,
+    FastForecastStep,
+    FastUpdate,
+    FirstLayer,
+    Motion,
+    Tiles,
+    beside,
+    even_first,
+    fast_state_shapes,
+    to_fast,
+    to_plain,
+)
+from gridkp_ros.nets import keypoints as kp  # noqa: E402
+from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GridKeypointConfig, MotionPrior, upsample  # noqa: E402
+
+# Neither square, nor a whole number of tiles: latent maps of 9 x 12.
+ODD = GridKeypointConfig(num_keypoints=4, height=36, width=48, base=8, hidden=16, motion_width=8)
+
+
+def lively(config: GridKeypointConfig) -> Dynamics:
+    """Random weights everywhere, also where training starts from zero."""
+    torch.manual_seed(0)
+    dynamics = Dynamics(config).eval()
+    for p in dynamics.parameters():
+        if p.dim() == 1 or not p.any():
+            torch.nn.init.normal_(p, std=0.2)
+    return dynamics.requires_grad_(False)
+
+
+def random_state(dynamics: Dynamics, n: int) -> list[torch.Tensor]:
+    state = {k: torch.randn(n, *shape).tanh() for k, shape in graphs.state_shapes(dynamics).items()}
+    if "track" in state:
+        k = dynamics.config.num_keypoints
+        xy = torch.rand(n, k, 2) * torch.tensor([dynamics.config.width, dynamics.config.height])
+        state["track"] = torch.cat((xy, torch.ones(n, k, 1), torch.rand(n, k, 2)), dim=-1)
+    return list(state.values())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 12), (4, 7)])
+def test_winograd_is_a_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    tiles, weight, x = Tiles(*size), torch.randn(5, 6, 3, 3), torch.randn(3, 6, *size)
+    out = tiles.convolve(tiles.split(x.permute(0, 2, 3, 1)), tiles.kernel(weight))
+    expected = F.conv2d(x, weight, padding=1)
+    assert torch.allclose(tiles.whole(out), expected, atol=1e-4)
+    assert torch.equal(tiles.whole(out, channels_last=True), tiles.whole(out).permute(0, 2, 3, 1))
+    assert torch.equal(tiles.whole(tiles.apart(x)), x)
+
+
+def test_four_phases_are_the_convolution_of_the_upsampled_map() -> None:
+    conv, x = torch.nn.Conv2d(6, 5, 3, padding=1).requires_grad_(False), torch.randn(2, 6, 7, 8)
+    expected = F.leaky_relu(conv(upsample(x)), 0.2)
+    assert torch.allclose(beside(ConvPhases(conv)(x)), expected[..., even_first(16)], atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_first_layer_is_the_convolution_of_one_hot_maps(pool: bool) -> None:
+    conv = torch.nn.Conv2d(4, 8, 3, padding=1).requires_grad_(False)
+    cells = torch.tensor([[0, 47, 36 * 48 - 1, 500], [7, 7, 8, 9]])  # corners; two keypoints in one cell
+    expected = F.leaky_relu(conv(kp.binary_maps(cells, 36, 48)), 0.2)
+    got = FirstLayer(ODD, conv, pool)(kp.classes_to_pixels(cells, 48))
+    assert torch.allclose(got, F.max_pool2d(expected, 2) if pool else expected, atol=1e-5)
+
+
+def test_cell_spread_and_nearby_probability_of_distributions_of_any_scale() -> None:
+    torch.manual_seed(0)
+    cells, p = Cells(ODD), torch.rand(2, 4, 36, 48).double() ** 8
+    p[0, 0] = 0.0
+    p[0, 0, 0, 6] = 1.0  # all in one cell of the border
+    p[1, 1, 35, 47] = 2.0  # the most probable cell is a corner
+    total = p.flatten(2).sum(dim=-1)
+    best = p.flatten(2).argmax(dim=-1)
+    expected_pose = kp.classes_to_pixels(best, 48)
+    y, x = torch.meshgrid(torch.arange(36.0), torch.arange(48.0), indexing="ij")
+    dx, dy = (x - expected_pose[..., 0, None, None]).double(), (y - expected_pose[..., 1, None, None]).double()
+    q = p / total[..., None, None]
+    moments = torch.stack([(q * a * b).sum(dim=(-2, -1)) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
+    near = (q * (dx * dx + dy * dy <= CONFIDENT_RADIUS**2)).sum(dim=(-2, -1))
+    pose, spread, confidence = cells.read(7.0 * p[..., even_first(48)].float())
+    assert torch.equal(pose, expected_pose)
+    assert torch.allclose(spread.double(), moments, rtol=1e-4, atol=2e-3)
+    assert torch.allclose(confidence.double(), near, atol=1e-5)
+    assert torch.equal(cells.row_major(p[..., even_first(48)]), p.flatten(2))
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_motion_is_the_motion_prior(gain: bool) -> None:
+    config = GridKeypointConfig(
+        num_keypoints=4, height=36, width=48, base=8, hidden=16, motion_width=8, motion_gain=gain
+    )
+    dynamics = lively(config)
+    prior: MotionPrior = dynamics.motion_prior
+    *_, track, momentum, _ = random_state(dynamics, 3)
+    track[0, 0] = 0.0  # a keypoint never seen
+    ahead, density = Motion(prior).expect(track, momentum)
+    assert torch.allclose(density.log(), prior(track, momentum).view(3, 4, 36, 48)[..., even_first(48)], atol=1e-4)
+    pixels = (track[..., :2] + 2.0).round()
+    for got, expected in zip(
+        Motion(prior).advance(track, momentum, ahead, pixels),
+        prior.advance(track, momentum, pixels, observed=False),
+        strict=True,
+    ):
+        assert torch.allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("motion_width", [0, 8])
+def test_update_and_step_are_those_of_the_plain_graphs(motion_width: int) -> None:
+    config = GridKeypointConfig(num_keypoints=4, height=36, width=48, base=8, hidden=16, motion_width=motion_width)
+    dynamics = lively(config)
+    names, state = list(graphs.state_shapes(dynamics)), random_state(dynamics, 3)
+    fast = [to_fast(name, value) for name, value in zip(names, state, strict=True)]
+    assert {k: tuple(v.shape[1:]) for k, v in zip(names, fast, strict=True)} == fast_state_shapes(dynamics)
+    noise, pose = torch.randn(3, *dynamics.latent_shape), torch.rand(3, 4, 2) * 60 - 5  # some outside the image
+    plain = (graphs.Update(dynamics)(*state, pose, noise), graphs.ForecastStep(dynamics, 0.1, 0.5)(*state, noise))
+    quick = (FastUpdate(dynamics)(*fast, pose, noise), FastForecastStep(dynamics, 0.1, 0.5)(*fast, noise))
+    for expected, got in zip(plain, quick, strict=True):
+        for name, value in zip(names, got, strict=False):
+            assert torch.allclose(to_plain(name, value, dynamics), expected[names.index(name)], atol=2e-3), name
+    pose, spread, confidence, logits = quick[1][len(names) :]
+    assert torch.equal(pose, plain[1][len(names)])
+    assert torch.allclose(spread, plain[1][len(names) + 1], rtol=1e-4, atol=2e-3)
+    assert torch.allclose(confidence, plain[1][len(names) + 2], atol=1e-5)
+    assert torch.allclose(logits, plain[1][len(names) + 3], atol=1e-4)
