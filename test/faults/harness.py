@@ -15,6 +15,7 @@ the same clip by 29 px on average.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -76,6 +77,11 @@ def ros_arguments(parameters: dict[str, Any], remap: dict[str, str] | None = Non
     return ["--ros-args", *(word for pair in pairs for word in pair.split(" ", 1))]
 
 
+def _die_with_parent() -> None:
+    """Let no node be left behind where the tests themselves are killed (Linux: prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Process:
     """A process whose output is kept line by line; ended with the test, whatever happened."""
 
@@ -85,7 +91,8 @@ class Process:
         self.started_s = time.monotonic()
         self.lines: list[str] = []
         self._popen = subprocess.Popen(
-            list(command), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            list(command), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            preexec_fn=_die_with_parent,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
