@@ -36,21 +36,18 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
 @pytest.mark.slow
 def test_rows_of_a_short_run_add_up(tiny_bundle_path: Path, tmp_path: Path) -> None:
     status, text, errors = run(
-        tmp_path, "--model", str(tiny_bundle_path), "--seconds", "1", "--sizes", "160x120", "--rates", "30", "--json",
-        "--out", str(tmp_path / "out"), "--set", "num_samples=1",
+        tmp_path, "--model", str(tiny_bundle_path), "--seconds", "1", "--sizes", "160x120", "--rates", "30",
+        "--transports", "compressed", "--json", "--out", str(tmp_path / "out"), "--set", "num_samples=1",
     )
     assert status == 0, errors
     rows = json.loads(text)
-    assert [(r["size"], r["rate_hz"], r["transport"]) for r in rows] == [
-        ("160x120", 30.0, "raw"), ("160x120", 30.0, "compressed")
-    ]
+    assert [(r["size"], r["rate_hz"], r["transport"]) for r in rows] == [("160x120", 30.0, "compressed")]
     for row in rows:
         assert row["published"] == 60
         assert row["received"] <= row["published"]
         assert row["received"] == row["absorbed"] + row["skipped"] + row["dropped"]
         assert 0 < row["forecasts"] <= row["absorbed"]
         assert 0 < row["age_ms"]["p50"] <= row["age_ms"]["p95"] <= row["age_ms"]["p99"]
-        assert row["inference_ms"] < row["age_ms"]["p99"]
         assert row["roundtrip_ms"] > 0 and row["rss_mb"]["start"] > 10 and row["cpu_share"] > 0
         assert row["age_limit_ms"] == pytest.approx(row["roundtrip_ms"] + row["inference_ms"] + 4.0, abs=0.01)
     assert rows == json.loads((tmp_path / "out" / "bench_node.json").read_text())
