@@ -174,8 +174,6 @@ def _open_session(content: bytes, path: Path, provider: str, num_threads: int) -
         options.add_session_config_entry(key, value)
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Products of 8-bit integers must not saturate on x86 without VNNI, where ONNX Runtime prefers faster ones that do.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     providers = provider_list(provider, content, half="fp16" in path.name.split(".")[1:-1])
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):  # 1.21 and later
