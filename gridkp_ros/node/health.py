@@ -59,7 +59,7 @@ class Health:
         if level == before:
             return
         if level == OK:
-            self._node.log.info(f"{aspect}: {sentence} again")
+            self._node.log.info(f"{aspect} is well again: {sentence}")
         else:
             (self._node.log.error if level == ERROR else self._node.log.warning)(sentence)
 
