@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gridkp_ros.export import graphs
 from gridkp_ros.export.card import model_card
-from gridkp_ros.export.inference import FastForecastStep, FastUpdate, fast_state_shapes, to_fast, to_plain
+from gridkp_ros.export.inference import FastForecastStep, FastRender, FastUpdate, fast_state_shapes, to_fast, to_plain
 from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
 from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
 from gridkp_ros.export.variants import build_variants
@@ -160,7 +160,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     exactness = 0.0 if binary else POSE_TOLERANCE
     prove_scan(forecast, step, dict(zip(shapes, stored(seen), strict=True)), latent, draw, exactness)
 
-    encode_module, render_module = graphs.Encode(vision), graphs.Render(vision)
+    encode_module, render_module, plain_render = graphs.Encode(vision), FastRender(vision), graphs.Render(vision)
     encode = to_onnx(encode_module, [images[:2], pose[:2]], free(encode_module.inputs))
     features = dict(zip(encode_module.outputs, encode_module(images, pose), strict=True))
     for name, value in run(encode, image=images, pose=pose).items():
@@ -170,7 +170,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     dynamic["pose"] = {0: "B", 1: "N"}
     render = to_onnx(render_module, [*(f[:2] for f in features.values()), moved[:2]], dynamic)
     drawn = run(render, **features, pose=moved)["frames"]
-    require_close("render: frames", drawn, render_module(*features.values(), moved), 1.0)  # of 255
+    require_close("render: frames", drawn, plain_render(*features.values(), moved), 1.0)  # of 255
     return {"detect": detect, "update": update, "forecast": forecast, "encode": encode, "render": render}
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gridkp_ros.nets import keypoints as kp
+from gridkp_ros.nets.fast import for_each
 from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GridKeypointConfig, Vision
 
 
@@ -150,18 +151,16 @@ class Render(nn.Module):
         config = self.vision.config
         b, n = pose.shape[:2]
 
-        def for_each_pose(x: Tensor) -> Tensor:
-            return x.unsqueeze(1).expand(-1, n, *x.shape[1:]).reshape(-1, *x.shape[1:])
-
         def xy(p: Tensor) -> Tensor:
             return kp.from_pixels(p, config.height, config.width)
 
-        features = tuple(for_each_pose(f) for f in (h1, h2, h3))
-        drawn = self.vision.decode(
-            features,
-            for_each_pose(reference),
-            for_each_pose(xy(reference_pose)),
-            xy(pose).reshape(-1, config.num_keypoints, 2),
-        )
+        drawn = self.draw((h1, h2, h3), reference, xy(reference_pose), xy(pose))
         bytes_ = ((drawn + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return bytes_.permute(0, 2, 3, 1).reshape(b, n, config.height, config.width, config.channels)
+
+    def draw(self, features: tuple[Tensor, Tensor, Tensor], reference: Tensor, ref_xy: Tensor, xy: Tensor) -> Tensor:
+        """Draw [B*N,C,H,W] from references [B,...], for keypoints [B,N,K,2]."""
+        n = xy.shape[1]
+        references = (for_each(x, n) for x in (*features, reference, ref_xy))
+        *features, reference, ref_xy = references
+        return self.vision.decode(tuple(features), reference, ref_xy, xy.flatten(0, 1))

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gridkp_ros.export.graphs import state_shapes
-from gridkp_ros.nets.fast import SLOPE, gaussian_head, upsampled_kernel
-from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GaussianHead, GridKeypointConfig, MotionPrior
+from gridkp_ros.export.graphs import Render, state_shapes
+from gridkp_ros.nets.fast import SLOPE, draw, gaussian_head, upsampled_kernel
+from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GaussianHead, GridKeypointConfig, MotionPrior, Vision
 
 TILE = 4  # pixels of a Winograd tile's side
 # Lavin and Gray's F(4x4, 3x3) (CVPR 2016) takes 0, 1, -1, 2, -2; these lose a quarter as much to rounding.
@@ -105,14 +105,14 @@ class Tiles(nn.Module):
 
 
 class ConvPhases(nn.Module):
-    """A 3x3 convolution (padding 1) of `upsample(x)`, then LeakyReLU: [N,C,h,w] -> its four phases, each [N,O,h,w].
+    """A 3x3 convolution (padding 1) of `upsample(x)`: [N,C,h,w] -> its four phases, each [N,O,h,w].
 
     The phases are the pixels of even rows and even columns, even and odd, odd and even, odd and odd.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.bias, taps = conv.bias.detach(), upsampled_kernel(conv.weight.detach()).transpose(0, 1)
+        self.bias, taps = bias, upsampled_kernel(weight.detach()).transpose(0, 1)
         self.phases = [(r, s) for r in (0, 1) for s in (0, 1)]
         for r, s in self.phases:
             kernel = taps[:, :, [3 - r, 1 - r]][:, :, :, [3 - s, 1 - s]].contiguous()
@@ -120,14 +120,26 @@ class ConvPhases(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [
-            leaky(F.conv2d(F.pad(x, (1 - s, s, 1 - r, r)), getattr(self, f"kernel{r}{s}"), self.bias))
-            for r, s in self.phases
+            F.conv2d(F.pad(x, (1 - s, s, 1 - r, r)), getattr(self, f"kernel{r}{s}"), self.bias) for r, s in self.phases
         ]
 
 
 def beside(phases: list[Tensor]) -> Tensor:
     """Four phases [N,C,h,w] -> the map [N,C,2h,2w] with its even columns first, then its odd ones."""
     return torch.cat(phases, dim=-1).unflatten(-1, (2, -1)).flatten(2, 3)
+
+
+def in_order(phases: list[Tensor], columns: Tensor) -> Tensor:
+    """Four phases [N,C,h,w] -> the map [N,C,2h,2w]; columns: `columns_in_order` of 2w.
+
+    A matrix product that moves numbers is faster than ONNX Runtime's operators that move them.
+    """
+    return beside(phases) @ columns
+
+
+def columns_in_order(width: int) -> Tensor:
+    """The matrix [width,width] that puts columns, even ones first, in order."""
+    return torch.eye(width)[even_first(width)]
 
 
 def even_first(size: int) -> Tensor:
@@ -325,10 +337,10 @@ class FastDynamics(nn.Module):
             ("posterior", self.tiles.kernel(d.post_conv[0].weight)),
             ("gates", self.tiles.kernel(torch.cat((lstm[:, n + 1 :], lstm[:, n : n + 1], lstm[:, :n]), dim=1))),
             ("decoder_latent", first.weight[:, n:].detach()),
-            ("columns", torch.eye(d.config.width // 2)[even_first(d.config.width // 2)]),
+            ("columns", columns_in_order(d.config.width // 2)),
         ):
             self.register_buffer(name, value, persistent=False)
-        self.up1, self.up2 = ConvPhases(d.dec[1][0]), ConvPhases(d.dec[2][0])
+        self.up1, self.up2 = (ConvPhases(conv.weight, conv.bias) for conv, _ in (d.dec[1], d.dec[2]))
 
     def read(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """What the split hidden state adds to the first layers of prior and decoder, each [N,hidden,h,w]."""
@@ -347,8 +359,8 @@ class FastDynamics(nn.Module):
 
     def cell_logits(self, x: Tensor) -> Tensor:
         """As `logits`, from the decoder's first layer [N,hidden,h,w]."""
-        x = beside(self.up1(x)) @ self.columns  # with its columns in order again
-        return beside([self.dynamics.to_logits(phase) for phase in self.up2(x)])
+        x = in_order([leaky(phase) for phase in self.up1(x)], self.columns)
+        return beside([self.dynamics.to_logits(leaky(phase)) for phase in self.up2(x)])
 
     def encode(self, first: Tensor) -> Tensor:
         """`encode_maps` from its first layer, pooled, [N,hidden/4,H/2,W/2] -> [N,hidden,h,w]."""
@@ -429,3 +441,39 @@ class FastForecastStep(nn.Module):
         h, c = net.step(state, c, net.encode(self.encoder(pose)), z)
         # An output may not stand for two names, hence the sum with zero.
         return h, c, *tracks, spread, pose, spread + 0.0, confidence, self.cells.row_major(logits)
+
+
+def move(x: Tensor, grid: Tensor) -> Tensor:
+    """As `Vision.move`, by looking up whole pixels: ONNX Runtime's GridSample goes number by number."""
+    n, channels, h, w = x.shape
+    place = ((grid + 1) * (torch.tensor([w - 1.0, h - 1.0]) / 2)).flatten(0, 2)  # [N*H*W, 2]
+    last = torch.tensor([w - 1.0, h - 1.0])
+    place = torch.minimum(place.clamp(min=0.0), last)
+    corner = torch.minimum(place.floor(), last - 1)
+    wx, wy = (place - corner).split(1, dim=-1)
+    frame = torch.arange(n, device=x.device).view(-1, 1).expand(-1, h * w).reshape(-1)
+    column, row = corner.long().unbind(dim=-1)
+    at, pixels = (frame * h + row) * w + column, x.permute(0, 2, 3, 1).reshape(-1, channels)
+
+    def look_up(step: int) -> Tensor:
+        return pixels.index_select(0, at + step)
+
+    above = look_up(0) * (1 - wx) + look_up(1) * wx
+    below = look_up(w) * (1 - wx) + look_up(w + 1) * wx
+    return (above * (1 - wy) + below * wy).reshape(n, h, w, channels).permute(0, 3, 1, 2)
+
+
+class FastRender(Render):
+    """As `graphs.Render`."""
+
+    def __init__(self, vision: Vision) -> None:
+        super().__init__(vision)
+        c = vision.config
+        self.up1 = ConvPhases(vision.level1[0][0].weight[:, : 2 * c.base], None)
+        self.up2 = ConvPhases(vision.level2[0][0].weight[:, : c.base], None)
+        self.register_buffer("columns1", columns_in_order(c.width // 2), persistent=False)
+        self.register_buffer("columns2", columns_in_order(c.width), persistent=False)
+
+    def draw(self, features: tuple[Tensor, Tensor, Tensor], reference: Tensor, ref_xy: Tensor, xy: Tensor) -> Tensor:
+        up = (lambda x: in_order(self.up1(x), self.columns1), lambda x: in_order(self.up2(x), self.columns2))
+        return draw(self.vision, features, reference, ref_xy, xy, up, move)

@@ -10,6 +10,8 @@ Equal to the plain forms in `nets.gridkp`, which are exported, up to rounding. W
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -127,14 +129,28 @@ class UnrolledDynamics:
         return self.dynamics.gate(of_cells + of_state + F.conv2d(z, self.gates_z, padding=1), c)
 
 
+def upsampled_part(layer: nn.Sequential, own: int) -> Callable[[Tensor], Tensor]:
+    """What a `conv3` layer makes of `upsample(x)`, its first `own` channels, before its bias and activation."""
+    kernel = upsampled_kernel(layer[0].weight[:, :own])
+    return lambda x: conv_upsampled(x, kernel, None)
+
+
 def draw(
-    vision: Vision, features: tuple[Tensor, Tensor, Tensor], reference: Tensor, ref_xy: Tensor, xy: Tensor
+    vision: Vision,
+    features: tuple[Tensor, Tensor, Tensor],
+    reference: Tensor,
+    ref_xy: Tensor,
+    xy: Tensor,
+    up: Sequence[Callable[[Tensor], Tensor]] = (),
+    move: Callable[[Tensor, Tensor], Tensor] = Vision.move,
 ) -> Tensor:
     """`Vision.decode` of n frames from each reference: keypoints [B,n,K,2], all else [B,...] -> [B*n,C,H,W].
 
     What a convolution makes of the reference's features is computed once for its n frames.
+    up, move: other ways to compute the same as `upsampled_part` (of level 1, of level 2) and `Vision.move`.
     """
     c, shape = vision.config, xy.shape[:2]
+    up1, up2 = up or (upsampled_part(vision.level1[0], 2 * c.base), upsampled_part(vision.level2[0], c.base))
     n, xy = shape[1], xy.flatten(0, 1)
     h1, h2, h3 = features
 
@@ -148,22 +164,19 @@ def draw(
     x = vision.level0(x)
     (conv, _), *rest = vision.level1
     own = x.shape[1]
-    x = conv_upsampled(x, upsampled_kernel(conv.weight[:, :own]), None)
-    x = beside(x, F.conv2d(h2, conv.weight[:, own:], conv.bias, padding=1))
+    x = beside(up1(x), F.conv2d(h2, conv.weight[:, own:], conv.bias, padding=1))
     for layer in rest:
         x = layer(x)
     (conv, _), *rest = vision.level2
     own, kernels = x.shape[1], conv.weight
     if vision.warp is None:
         reference = for_each(reference, n)
-        x = conv_upsampled(x, upsampled_kernel(kernels[:, :own]), None)
-        x = beside(x, F.conv2d(h1, kernels[:, own:], conv.bias, padding=1))
+        x = beside(up2(x), F.conv2d(h1, kernels[:, own:], conv.bias, padding=1))
     else:
         flow = vision.warp(x, for_each(ref_xy, n), xy)
-        moved = vision.move(for_each(torch.cat((reference, h1), dim=1), n), flow)
+        moved = move(for_each(torch.cat((reference, h1), dim=1), n), flow)
         reference, h1 = moved.split((c.channels, c.base), dim=1)
-        x = conv_upsampled(x, upsampled_kernel(kernels[:, :own]), None)
-        x = leaky(x + F.conv2d(h1, kernels[:, own:], conv.bias, padding=1))
+        x = leaky(up2(x) + F.conv2d(h1, kernels[:, own:], conv.bias, padding=1))
     for layer in rest:
         x = layer(x)
     return reference + vision.to_image(x)

@@ -12,18 +12,22 @@ from gridkp_ros.export.inference import (  # noqa: E402
     Cells,
     ConvPhases,
     FastForecastStep,
+    FastRender,
     FastUpdate,
     FirstLayer,
     Motion,
     Tiles,
     beside,
+    columns_in_order,
     even_first,
     fast_state_shapes,
+    in_order,
+    move,
     to_fast,
     to_plain,
 )
 from gridkp_ros.nets import keypoints as kp  # noqa: E402
-from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GridKeypointConfig, MotionPrior, upsample  # noqa: E402
+from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GridKeypointConfig, MotionPrior, Vision, upsample  # noqa: E402
 
 # Neither square, nor a whole number of tiles: latent maps of 9 x 12.
 ODD = GridKeypointConfig(num_keypoints=4, height=36, width=48, base=8, hidden=16, motion_width=8)
@@ -61,8 +65,9 @@ def test_winograd_is_a_convolution(size: tuple[int, int]) -> None:
 
 def test_four_phases_are_the_convolution_of_the_upsampled_map() -> None:
     conv, x = torch.nn.Conv2d(6, 5, 3, padding=1).requires_grad_(False), torch.randn(2, 6, 7, 8)
-    expected = F.leaky_relu(conv(upsample(x)), 0.2)
-    assert torch.allclose(beside(ConvPhases(conv)(x)), expected[..., even_first(16)], atol=1e-5)
+    phases, expected = ConvPhases(conv.weight, conv.bias)(x), conv(upsample(x))
+    assert torch.allclose(beside(phases), expected[..., even_first(16)], atol=1e-5)
+    assert torch.allclose(in_order(phases, columns_in_order(16)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("pool", [True, False])
@@ -133,3 +138,23 @@ def test_update_and_step_are_those_of_the_plain_graphs(motion_width: int) -> Non
     assert torch.allclose(spread, plain[1][len(names) + 1], rtol=1e-4, atol=2e-3)
     assert torch.allclose(confidence, plain[1][len(names) + 2], atol=1e-5)
     assert torch.allclose(logits, plain[1][len(names) + 3], atol=1e-4)
+
+
+def test_looked_up_pixels_are_the_sampled_ones() -> None:
+    torch.manual_seed(0)
+    x, grid = torch.randn(2, 5, 7, 9), torch.rand(2, 7, 9, 2) * 3 - 1.5  # some outside
+    grid[0, 0, :2] = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    assert torch.allclose(move(x, grid), Vision.move(x, grid), atol=1e-5)
+
+
+@pytest.mark.parametrize("warp", [True, False])
+def test_rendered_frames_are_those_of_the_plain_graph(warp: bool) -> None:
+    torch.manual_seed(0)
+    config = GridKeypointConfig(num_keypoints=4, height=36, width=48, base=4, hidden=16, warp=warp)
+    vision = Vision(config).eval().requires_grad_(False)
+    torch.nn.init.normal_(vision.to_image.weight, std=0.05)
+    image = torch.randint(0, 256, (2, 36, 48, 3), dtype=torch.uint8)
+    pose, moved = torch.rand(2, 4, 2) * 30, torch.rand(2, 3, 4, 2) * 30
+    features = graphs.Encode(vision)(image, pose)
+    got, expected = (render(vision)(*features, moved).int() for render in (FastRender, graphs.Render))
+    assert got.shape == (2, 3, 36, 48, 3) and (got - expected).abs().max() <= 1
