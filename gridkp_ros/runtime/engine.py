@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,18 @@ _INSTALL = {
 }
 
 
+Value = np.ndarray | onnxruntime.OrtValue  # of a graph: an array, or what lies on the device
+
+
+def shape_of(value: Value) -> tuple[int, ...]:
+    return tuple(value.shape() if isinstance(value, onnxruntime.OrtValue) else value.shape)
+
+
+def as_array(value: Value) -> np.ndarray:
+    """Copy a value from the device, if that is where it lies."""
+    return value.numpy() if isinstance(value, onnxruntime.OrtValue) else value
+
+
 class EngineError(RuntimeError):
     """A graph cannot be run as asked: no such provider, a wrong shape, or a failure inside it."""
 
@@ -59,6 +71,8 @@ class Engine:
         content = bundle.read_graph(file)
         self._session = _open_session(content, self.path, provider, num_threads)
         self.provider = self._session.get_providers()[0]
+        self._device = "cpu" if provider == "cpu" else "cuda"
+        self._keeps = provider != "cpu"  # on a CPU arrays lie where they are needed
         self._output_names = list(self.outputs)
         self._prepared: set[tuple[tuple[int, ...], ...]] = set()  # shapes that TensorRT has built an engine for
 
@@ -66,22 +80,42 @@ class Engine:
         """Return an input's dimensions as the graph states them: numbers where fixed, else names or None."""
         return tuple(next(i for i in self._session.get_inputs() if i.name == name).shape)
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph. Raises EngineError if a shape going in or coming out is not the manifest's."""
+    def run(self, feeds: Mapping[str, Value], keep: Collection[str] = ()) -> dict[str, Value]:
+        """Run the graph on arrays, or on what an earlier run has kept.
+
+        keep: outputs that stay on a GPU, as ONNX Runtime's own values, to be fed again; the others are arrays.
+        Raises EngineError if a shape going in or coming out is not the manifest's.
+        """
         free: dict[str, int] = {}
         self._match("input", feeds, self.inputs, free)
         try:
             with self._telling(feeds):
-                values = self._session.run(self._output_names, dict(feeds))
+                if (keep and self._keeps) or any(isinstance(value, onnxruntime.OrtValue) for value in feeds.values()):
+                    values = self._run_bound(feeds, keep)
+                else:
+                    values = self._session.run(self._output_names, dict(feeds))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base class
             raise EngineError(f"{self.path} failed on {self.provider}: {error}") from error
         outputs = dict(zip(self._output_names, values, strict=True))
         self._match("output", outputs, self.outputs, free)
         return outputs
 
-    def _telling(self, feeds: Mapping[str, np.ndarray]) -> contextlib.AbstractContextManager[None]:
+    def _run_bound(self, feeds: Mapping[str, Value], keep: Collection[str]) -> list[Value]:
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, onnxruntime.OrtValue):
+                binding.bind_ortvalue_input(name, value)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        for name in self._output_names:
+            binding.bind_output(name, self._device if name in keep else "cpu")
+        self._session.run_with_iobinding(binding)
+        values = zip(self._output_names, binding.get_outputs(), strict=True)
+        return [value if name in keep else value.numpy() for name, value in values]
+
+    def _telling(self, feeds: Mapping[str, Value]) -> contextlib.AbstractContextManager[None]:
         """TensorRT builds an engine when it first meets a shape: say so while it lasts."""
-        shapes = tuple(value.shape for value in feeds.values())
+        shapes = tuple(shape_of(value) for value in feeds.values())
         if self.provider != _ORT_NAMES["tensorrt"] or shapes in self._prepared:
             return contextlib.nullcontext()
         self._prepared.add(shapes)
@@ -90,14 +124,14 @@ class Engine:
     def _match(
         self,
         side: str,
-        values: Mapping[str, np.ndarray],
+        values: Mapping[str, Value],
         expected: Mapping[str, TensorType],
         free: dict[str, int],
     ) -> None:
         for name, want in expected.items():
             if name not in values:
                 raise EngineError(f"{self.path} needs the input {name!r}")
-            shape = values[name].shape
+            shape = shape_of(values[name])
             known = [d if isinstance(d, int) else free.setdefault(d, n) for d, n in zip(want.dims, shape, strict=False)]
             if len(shape) != len(want.dims) or list(shape) != known:
                 raise EngineError(

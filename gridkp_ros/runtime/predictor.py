@@ -14,7 +14,7 @@ from gridkp_ros.geometry import GeometryError, Placement, Region, points_to_cell
 from gridkp_ros.runtime import scene
 from gridkp_ros.runtime.bundle import GRAPHS, Bundle, BundleError
 from gridkp_ros.runtime.clock import FrameClock, Tick
-from gridkp_ros.runtime.engine import Engine, EngineError, choose_provider
+from gridkp_ros.runtime.engine import Engine, EngineError, Value, as_array, choose_provider
 from gridkp_ros.runtime.forecast import (
     Forecast,
     Observation,
@@ -33,7 +33,7 @@ MAX_POSES_PER_FORECAST = 10_000
 # What the samples' states and noise may take, whatever sizes a manifest declares.
 MAX_BYTES_PER_FORECAST = 2 << 30
 
-State = dict[str, np.ndarray]
+State = dict[str, Value]
 
 
 class PredictorError(RuntimeError):
@@ -417,13 +417,13 @@ class Predictor:
         """Take a pose [B, K, P] into the state by the posterior with zero noise."""
         spec = self.manifest.update_noise
         feeds = {**state, "pose": pose, spec.name: np.zeros((len(pose), *spec.shape), np.float32)}
-        out = self._engine("update.onnx").run(feeds)
+        out = self._engine("update.onnx").run(feeds, keep=[f"{s.name}_out" for s in self.manifest.state])
         return {s.name: out[f"{s.name}_out"] for s in self.manifest.state}
 
     def _coast(self, state: State) -> State:
         """Advance the state by one step of the prior without noise."""
         noise = np.zeros((self.num_views, 1, 1, *self.manifest.forecast_noise.shape), np.float32)
-        lead = {name: value[:, None] for name, value in state.items()}
+        lead = {name: as_array(value)[:, None] for name, value in state.items()}
         out = self._engine(self.manifest.coast_graph or "forecast.onnx").run(forecast_feeds(self.manifest, lead, noise))
         return {s.name: out[f"{s.name}_out"][:, 0] for s in self.manifest.state}
 
@@ -503,7 +503,7 @@ class Predictor:
     def _roll_out(self, state: State, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run `forecast` over noise [B, S, T, ...]; returns pose, spread and confidence, each [B, S, T, ...]."""
         num_samples = noise.shape[1]
-        state = {k: np.repeat(v[:, None], num_samples, axis=1) for k, v in state.items()}
+        state = {k: np.repeat(as_array(v)[:, None], num_samples, axis=1) for k, v in state.items()}
         return roll_out(self._engine("forecast.onnx"), self.manifest, state, noise)
 
     def _assemble(self, view: int, pose: np.ndarray, spread: np.ndarray, confidence: np.ndarray) -> Forecast:

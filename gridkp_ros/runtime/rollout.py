@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from gridkp_ros.runtime.bundle import Manifest
-from gridkp_ros.runtime.engine import Engine
+from gridkp_ros.runtime.engine import Engine, Value
 
 
-def forecast_feeds(manifest: Manifest, state: Mapping[str, np.ndarray], noise: np.ndarray) -> dict[str, np.ndarray]:
+def forecast_feeds(manifest: Manifest, state: Mapping[str, Value], noise: np.ndarray) -> dict[str, Value]:
     """Inputs of `forecast`: state [B,S,...], noise [B,S,T,...], and every condition at its default."""
     conditions = {
         c.name: np.repeat(np.array(c.default, np.float32).reshape(1, *c.shape), len(noise), axis=0)
@@ -20,7 +20,7 @@ def forecast_feeds(manifest: Manifest, state: Mapping[str, np.ndarray], noise: n
 
 
 def roll_out(
-    engine: Engine, manifest: Manifest, state: Mapping[str, np.ndarray], noise: np.ndarray
+    engine: Engine, manifest: Manifest, state: Mapping[str, Value], noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run `forecast` from state [B,S,...] over noise [B,S,T,...], in as many calls as the graph needs.
 
@@ -35,7 +35,7 @@ def roll_out(
         if isinstance(fixed, int) and part.shape[2] < fixed:
             # The last call of a graph of fixed length runs past the horizon; the rest is cut off below.
             part = np.pad(part, [(0, 0), (0, 0), (0, fixed - part.shape[2])] + [(0, 0)] * (part.ndim - 3))
-        out = engine.run(forecast_feeds(manifest, state, part))
+        out = engine.run(forecast_feeds(manifest, state, part), keep=[f"{s.name}_out" for s in manifest.state])
         state = {s.name: out[f"{s.name}_out"] for s in manifest.state}
         parts.append([out[key] for key in ("pose", "spread", "confidence")])
     return tuple(np.concatenate(values, axis=2)[:, :, :num_steps] for values in zip(*parts, strict=True))

@@ -13,11 +13,13 @@ from gridkp_ros.runtime import Bundle
 from gridkp_ros.runtime.engine import (
     Engine,
     EngineError,
+    as_array,
     choose_provider,
     cpu_options,
     engine_cache,
     machine_key,
     provider_list,
+    shape_of,
     telling,
 )
 
@@ -141,3 +143,32 @@ def test_what_lasts_is_told_until_it_ends(caplog: pytest.LogCaptureFixture) -> N
         assert told.wait(10)
     assert not any(t.name == "engine-progress" for t in threading.enumerate())
     assert re.fullmatch(r"TensorRT prepares x: \d+ s so far", caplog.messages[0])
+
+
+def test_what_is_kept_on_the_device_is_fed_again(tiny_bundle_path: Path) -> None:
+    update = Engine(Bundle.load(tiny_bundle_path), "update.onnx", num_threads=1)
+    draw = np.random.default_rng(0)
+    feeds = {
+        name: draw.random((2, *want.dims[1:]), np.float32) * 20 // 1
+        if name == "pose"
+        else np.zeros((2, *want.dims[1:]), np.float32)
+        for name, want in update.inputs.items()
+    }
+    kept_names = [name for name in update.outputs if name != "c_out"]
+    arrays = update.run(feeds, keep=kept_names)
+    assert all(isinstance(value, np.ndarray) for value in arrays.values())  # a CPU has nothing to gain
+    update._keeps = True
+    kept = update.run(feeds, keep=kept_names)
+    assert {k for k, v in kept.items() if not isinstance(v, np.ndarray)} == set(kept_names)
+    for name, value in kept.items():
+        assert shape_of(value) == arrays[name].shape
+        np.testing.assert_array_equal(as_array(value), arrays[name])
+
+    def again(state: dict) -> dict:
+        return update.run({**feeds, **{k.removesuffix("_out"): v for k, v in state.items()}})
+
+    for name, value in again(kept).items():
+        np.testing.assert_array_equal(value, again(arrays)[name])
+    one = update.run({k: v[:1] for k, v in feeds.items()}, keep=kept_names)
+    with pytest.raises(EngineError, match=r"input 'pose' has shape \[2, 4, 2\], expected \['B', 4, 2\] with {'B': 1}"):
+        again(one)
