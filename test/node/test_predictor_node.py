@@ -201,8 +201,9 @@ def test_impossible_parameters_are_refused_with_a_reason(
 def test_a_new_region_counts_as_a_fresh_start_and_points_stay_in_the_image_as_received(make_rig: MakeRig) -> None:
     rig = make_rig()
     end_ns = rig.stream(3, 15.0)
+    before = rig.node.predictor
     assert rig.node.set_parameters([Parameter("region_of_interest", value=[48, 0, 48, 64])])[0].successful
-    wait_for(lambda: not rig.node.loading, "the change")
+    wait_for(lambda: rig.node.predictor is not before, "the change")
     rig.stream(3, 15.0, start_ns=end_ns)
     wait_for(lambda: len(rig.keypoints) == 6, "six keypoint messages")
     assert rig.keypoints[-1].epoch == 2
@@ -335,6 +336,7 @@ def test_pictures_are_made_only_for_subscribers(make_rig: MakeRig, monkeypatch: 
     render = rig.node._predictor.render
     monkeypatch.setattr(rig.node._predictor, "render", lambda *a, **k: (rendered.append(1), render(*a, **k))[1])
     end_ns = rig.stream(5, 15.0)
+    wait_for(lambda: rig.statistics.working_since_s < 0, "the last image's end")
     assert rendered == []
     frames: list[PredictedFrames] = []
     overlays: list[Image] = []
@@ -428,10 +430,10 @@ def test_a_slow_model_takes_the_newest_frame_and_counts_the_rest(
     observe = rig.node._predictor.observe
     seen: list[int] = []
 
-    def slow(image: np.ndarray, stamp: int) -> object:
+    def slow(image: np.ndarray, stamp: int, *others: object) -> object:
         seen.append(stamp)
         time.sleep(0.3)
-        return observe(image, stamp)
+        return observe(image, stamp, *others)
 
     monkeypatch.setattr(rig.node._predictor, "observe", slow)
     stamps = [1000 * NS + i * NS // 15 for i in range(8)]
