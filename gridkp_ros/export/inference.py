@@ -87,6 +87,13 @@ class Tiles(nn.Module):
         outputs = kernel.shape[1]
         return (self.join @ (kernel @ x.transpose(-1, -2)).flatten(2)).unflatten(-1, (outputs, -1))
 
+    def convolve_whole(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """As `convolve`, the result being whole maps, [N,O,h,w]."""
+        (th, tw), (h, w), outputs = self.tiles, self.size, kernel.shape[1]
+        x = (kernel @ x.transpose(-1, -2)).flatten(2).transpose(1, 2) @ self.join.T  # [N, O*tiles, 16]
+        x = x.reshape(-1, outputs, th, tw, TILE, TILE).transpose(3, 4)
+        return x.reshape(-1, outputs, th * TILE, tw * TILE)[..., :h, :w]
+
     def whole(self, x: Tensor, channels_last: bool = False) -> Tensor:
         """Maps in tiles -> [N,C,h,w] or [N,h,w,C]."""
         (th, tw), (h, w), channels = self.tiles, self.size, x.shape[2]
@@ -344,7 +351,7 @@ class FastDynamics(nn.Module):
 
     def read(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """What the split hidden state adds to the first layers of prior and decoder, each [N,hidden,h,w]."""
-        return self.tiles.whole(self.tiles.convolve(state, self.hidden)).chunk(2, dim=1)
+        return self.tiles.convolve_whole(state, self.hidden).chunk(2, dim=1)
 
     @staticmethod
     def latent(head: GaussianHead, hidden: Tensor, bias: Tensor, noise: Tensor) -> Tensor:
@@ -402,7 +409,7 @@ class FastUpdate(nn.Module):
         cells = torch.minimum(pose.round().clamp(min=0.0), self.last)
         state = net.tiles.split(h)
         seen = net.tiles.split(net.posterior_maps(self.posterior(cells)).permute(0, 2, 3, 1))
-        hidden = net.tiles.whole(net.tiles.convolve(torch.cat((state, seen), dim=-1), net.posterior))
+        hidden = net.tiles.convolve_whole(torch.cat((state, seen), dim=-1), net.posterior)
         z = net.latent(d.post_head, hidden, d.post_conv[0].bias, noise)
         h, c = net.step(state, c, net.encode(self.encoder(cells)), z)
         return h, c, *d.advance_tracks(tuple(tracks), pose), drift * 0.0
