@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from .harness import Theatre
 
@@ -18,6 +19,7 @@ IMPOSSIBLE = {
     "a negative seed": ({"seed": -1}, "seed"),
     "an unknown provider": ({"provider": "npu"}, "provider is 'npu': use one of"),
     "an unknown transport": ({"transport": "theora"}, "transport is 'theora': use one of"),
+    "a variant that the model lacks": ({"variant": "int1"}, "variant|int1"),
     "an unknown eye": ({"stereo_half": "middle"}, "stereo_half is 'middle'"),
     "a region outside the images": ({"region_of_interest": [600, 0, 640, 480]}, "region"),
     "a region of three numbers": ({"region_of_interest": [0, 0, 640]}, "region_of_interest has 3 numbers"),
@@ -60,3 +62,14 @@ def test_a_storm_of_parameters_that_load_the_model_anew(theatre: Theatre) -> Non
         answers.append(theatre.set_later(warmup_frames=5))
         for answer in answers:
             assert answer.get(120.0) == (True, "")
+
+
+def test_both_eyes_and_one_again(theatre: Theatre) -> None:
+    """The same images taken for side-by-side stereo, which an odd width cannot be, and for one eye's again."""
+    with theatre.fault("stereo_half is both, an image of odd width comes, and it is one eye again",
+                       new_epochs=(1, 4)) as fault:
+        assert theatre.set(stereo_half="both") == (True, "")
+        assert theatre.play(10) == 10
+        theatre.send(theatre.image(width=639))
+        fault.said("639", level=DiagnosticStatus.ERROR)
+        assert theatre.set(stereo_half="") == (True, "")

@@ -39,7 +39,7 @@ def converted(message: SimpleNamespace) -> np.ndarray | None:
     return image
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(LABELS, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 255), st.binary(max_size=4096))
 def test_any_fields_and_any_data(label: str, height: int, width: int, step: int, big: int, data: bytes) -> None:
     message = SimpleNamespace(encoding=label, height=height, width=width, step=step, is_bigendian=big, data=data)
@@ -47,7 +47,7 @@ def test_any_fields_and_any_data(label: str, height: int, width: int, step: int,
     assert image is None or image.shape[:2] == (height, width)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(KNOWN, st.integers(1, 24), st.integers(1, 24), st.integers(0, 16), st.integers(0, 1), st.data())
 def test_messages_that_are_nearly_right(
     encoding: str, height: int, width: int, padding: int, big: int, data: st.DataObject
@@ -77,7 +77,7 @@ PICTURES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(PICTURES), st.text(max_size=30) | st.sampled_from(["jpeg", "png"]), st.data())
 def test_compressed_images_that_were_tampered_with(picture: bytes, label: str, data: st.DataObject) -> None:
     content = bytearray(picture)
@@ -90,7 +90,7 @@ def test_compressed_images_that_were_tampered_with(picture: bytes, label: str, d
     assert image is None or image.shape[0] * image.shape[1] <= MAX_IMAGE_PIXELS
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=2048))
 def test_compressed_images_of_any_bytes(content: bytes) -> None:
     converted(SimpleNamespace(format="jpeg", data=content))

@@ -60,7 +60,7 @@ def mutate(value: Any, data: st.DataObject) -> None:
         parent[data.draw(st.text(max_size=5))] = data.draw(JUNK)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_mutated_manifest_is_valid_or_refused(manifests: list[Path], data: st.DataObject) -> None:
     folder = data.draw(st.sampled_from(manifests))
@@ -83,7 +83,7 @@ def test_a_mutated_manifest_is_valid_or_refused(manifests: list[Path], data: st.
         assert inputs and outputs
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_bundle_of_a_mutated_manifest_loads_or_is_refused(
     manifests: list[Path], tmp_path: Path, data: st.DataObject
@@ -101,7 +101,7 @@ def test_a_bundle_of_a_mutated_manifest_loads_or_is_refused(
         assert str(folder) in str(error)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_manifest_of_damaged_bytes_is_valid_or_refused(manifests: list[Path], data: st.DataObject) -> None:
     content = bytearray((data.draw(st.sampled_from(manifests)) / "manifest.json").read_bytes())
