@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -14,8 +15,16 @@ from torch import Tensor
 
 from gridkp_ros.export import graphs
 from gridkp_ros.export.card import model_card
-from gridkp_ros.export.inference import FastForecastStep, FastRender, FastUpdate, fast_state_shapes, to_fast, to_plain
-from gridkp_ros.export.onnx_graphs import scan_over_steps, to_onnx
+from gridkp_ros.export.inference import (
+    FastForecastStep,
+    FastRender,
+    FastUpdate,
+    fast_state_shapes,
+    to_fast,
+    to_plain,
+    toom_cook,
+)
+from gridkp_ros.export.onnx_graphs import factor_weights, scan_over_steps, to_onnx
 from gridkp_ros.export.propagation import ForecastPoints, UpdatePoints
 from gridkp_ros.export.variants import build_variants
 from gridkp_ros.familiarity import Familiarity
@@ -28,6 +37,7 @@ from gridkp_ros.training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint,
 
 log = logging.getLogger(__name__)
 LOGIT_TOLERANCE = 1e-4
+WINOGRAD = np.kron(toom_cook()[1], toom_cook()[1])  # [36, 9]: what `inference.Tiles.kernel` makes of a kernel's taps
 SPREAD_TOLERANCE = 2e-2  # px^2, of moments about a cell, which sum squares of up to a thousand
 POSE_TOLERANCE = 2e-3  # px, of positions that are not on the grid
 MAX_STEPS_PER_CALL = 60
@@ -124,6 +134,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     plain_update = graphs.Update(dynamics) if binary else UpdatePoints(dynamics)
     update_module = FastUpdate(dynamics) if binary else plain_update
     update = to_onnx(update_module, [*(s[:2] for s in stored(random)), pose[:2], noise[:2]], free(update_module.inputs))
+    update = factor_weights(update, WINOGRAD)
     seen = plain_update(*plain_update(*zero, pose, noise * 0), pose, noise)
     for what, state in (("zero", zero), ("random", random), ("observed", seen)):
         got = plainly(run(update, **dict(zip(update_module.inputs, (*stored(state), pose, noise), strict=True))))
@@ -136,6 +147,7 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     plain_step = graphs.ForecastStep(dynamics, growth, share) if binary else ForecastPoints(dynamics)
     step_module = FastForecastStep(dynamics, growth, share) if binary else plain_step
     step = to_onnx(step_module, [*(s[:2] for s in stored(random)), noise[:2]], free(step_module.inputs))
+    step = factor_weights(step, WINOGRAD)
     for what, state in (("random", random), ("observed", seen)):
         got = plainly(run(step, **dict(zip(step_module.inputs, (*stored(state), noise), strict=True))))
         expected = dict(zip(step_module.outputs, plain_step(*state, noise), strict=True))

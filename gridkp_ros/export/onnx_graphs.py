@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 OPSET = 18  # ONNX Runtime 1.18 and newer read what the exporter makes of it
@@ -44,6 +45,35 @@ def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, 
     del model.graph.metadata_props[:]
     for function in model.functions:
         del function.metadata_props[:]
+    onnx.checker.check_model(model)
+    return model
+
+
+def factor_weights(model: onnx.ModelProto, matrix: np.ndarray) -> onnx.ModelProto:
+    """Store weights [n,...] that are a matrix [n,m] times something of m rows as that something.
+
+    ONNX Runtime multiplies them out when it opens the graph: the file is smaller by n/m, and nothing is slower. Weights
+    that are no such product stay as they are.
+    """
+    graph, products = model.graph, []
+    for weight in list(graph.initializer):
+        if len(weight.dims) < 2 or weight.dims[0] != len(matrix) or weight.data_type != TensorProto.FLOAT:
+            continue
+        value = numpy_helper.to_array(weight).reshape(len(matrix), -1)
+        factor = np.linalg.lstsq(matrix, value.astype(np.float64), rcond=None)[0]
+        if np.abs(matrix @ factor - value).max() > 1e-6 * np.abs(value).max():
+            continue
+        name = weight.name
+        shape = numpy_helper.from_array(np.array(weight.dims, np.int64), f"{name}_shape")
+        graph.initializer.remove(weight)
+        graph.initializer.append(shape)
+        for part, content in (("matrix", matrix), ("factor", factor)):
+            graph.initializer.append(numpy_helper.from_array(content.astype(np.float32), f"{name}_{part}"))
+        products.append(helper.make_node("MatMul", [f"{name}_matrix", f"{name}_factor"], [f"{name}_product"]))
+        products.append(helper.make_node("Reshape", [f"{name}_product", f"{name}_shape"], [name]))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*products, *nodes])
     onnx.checker.check_model(model)
     return model
 
