@@ -30,7 +30,7 @@ from gridkp_ros.node.transport import RECEIVERS_PROFILE, dds_environment
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 _TOPIC = "transport_bench_image"
 _DEPTH = 10  # images kept: the default of ROS 2
-_FOUND_S, _LAST_S = 20.0, 2.0
+_FOUND_S, _LAST_S = 60.0, 2.0
 _CALM_S = 0.5  # a subscriber learns of a publisher a moment after the publisher learns of it
 
 
