@@ -65,6 +65,7 @@ def forecast_3d_message(
         named_covariance=flat(placed.named.covariance),
         named_status=flat(placed.named.status, "B"),
         latency=duration_message(latency_ns),
+        trust=min(view.trust.value for view in forecast.views),
         frames_since_start=forecast.frames_since_start,
         model_id=forecast.model_id,
     )
