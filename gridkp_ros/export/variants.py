@@ -361,7 +361,7 @@ def build_variants(
     for name in names:
         reduced = quantise(step, StepInputs(step, seen, draw)) if name == "int8" else halve(step)
         forecast = scan_over_steps(reduced, shapes, dynamics.latent_shape, outputs)
-        last = config.trusted_steps or max(LOSS_STEPS)
+        last = config.trusted_steps or config.data.clip_length // 2
         loss = measure_loss(built["forecast"], forecast, kept, draw, measured_on + RECIPES[name].caveat, last)
         files[variant_file("forecast", name)] = forecast
         variants[name] = Variant(("forecast",), RECIPES[name].providers, RECIPES[name].description, loss)
