@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ class Health:
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
         self._cpu_s, self._looked_s = time.process_time(), time.monotonic()
-        self._levels: dict[str, int] = {}  # of each aspect, when it was last told
+        self._told: dict[str, tuple[int, str]] = {}  # the last verdict of each aspect
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A steady clock: diagnostics go on when simulated time stands still.
         node.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -55,8 +56,10 @@ class Health:
 
     def _tell(self, aspect: str, level: int, sentence: str) -> None:
         """Log a verdict when it changes: who reads the log alone learns of what lasts, and of its end."""
-        before, self._levels[aspect] = self._levels.get(aspect, OK), level
-        if level == before:
+        # Numbers change every second, and are no news.
+        now = level, "" if level == OK else re.sub(r"[0-9]+", "#", sentence)
+        before, self._told[aspect] = self._told.get(aspect, (OK, "")), now
+        if now == before:
             return
         if level == OK:
             self._node.log.info(f"{aspect} is well again: {sentence}")
