@@ -30,11 +30,12 @@ def test_stamps_of_zero(theatre: Theatre) -> None:
 
 
 def test_a_stamp_that_stands_still(theatre: Theatre) -> None:
-    with theatre.fault("a second of images with one stamp") as fault:
-        stuck = time_message(theatre.stamp_ns)
-        for _ in range(15):
+    with theatre.fault("images with one and the same stamp", new_epochs=(0, 1)) as fault:
+        stuck, sentence = time_message(theatre.stamp_ns), "no image absorbed for .*stamp repeated.*check the stamps"
+        while not theatre.node.said(sentence, fault.lines_before) and theatre.stamp_ns < stuck.sec * NS + 20 * NS:
             theatre.send(stamped(theatre, stuck))
-        fault.said("no image absorbed for .*stamp repeated.*check the stamps", level=DiagnosticStatus.WARN)
+        fault.said(sentence, level=DiagnosticStatus.WARN)
+        theatre.begin()
 
 
 def test_stamps_in_reverse(theatre: Theatre) -> None:
