@@ -45,7 +45,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     folder = tmp_path_factory.mktemp("online")
     Checkpoint(model, config, frames, record={"drift_growth": 0.1}).save(folder / "checkpoint")
-    export(folder / "checkpoint", folder / "bundle")
+    export(folder / "checkpoint", folder / "bundle", variants=["int8"])
     return folder / "bundle"
 
 
@@ -123,12 +123,14 @@ def test_operations_of_a_node(op: str, inputs: list[list[int]], output: list[int
 
 def test_json_has_every_row_and_the_keypoints_are_equal(bundle: Path, tmp_path: Path, small_peak: None) -> None:
     out = tmp_path / "speed"
-    done = CliRunner().invoke(app, ["bench", "online", "--model", str(bundle), "--quick", "--out", str(out), "--json"])
+    options = ["--model", str(bundle), "--quick", "--threads", "1", "--out", str(out), "--json"]
+    done = CliRunner().invoke(app, ["bench", "online", *options])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)
     timed = {(row["work"], row["provider"], row["variant"]): row for row in rows if "median_ms" in row}
     names = ["observe", "observe+1x10", "observe+2x15", "observe+4x15", "10x20", "100x40", "render10"]
-    assert {key for key in timed if key[2] == "equal"} >= {(n, p, "equal") for n in names for p in ("eager", "cpu")}
+    sides = {("eager", "equal"), ("cpu", "equal"), ("cpu", "int8")}
+    assert set(timed) >= {(name, *side) for name in names for side in sides}
     for (work, provider, _), row in timed.items():
         for key in ("median_ms", "p99_ms", "speedup_vs_eager", "peak_share", "gflop", "memory_mb"):
             assert math.isfinite(row[key]), (work, provider, key)
@@ -137,6 +139,8 @@ def test_json_has_every_row_and_the_keypoints_are_equal(bundle: Path, tmp_path: 
             assert row["speedup_vs_eager"] == 1
         elif work != "render10" and row["variant"] == "equal":
             assert row["equal_cells"] > 0.99, work  # a rounding may decide between two cells that are as likely
+        elif work != "render10":
+            assert 0 < row["equal_cells"] <= 1 and math.isfinite(row["cell_distance"])
     (process,) = (r for r in rows if r["work"] == "process" and r["provider"] == "cpu" and r["variant"] == "equal")
     ros = importlib.util.find_spec("rclpy") and importlib.util.find_spec("gridkp_ros.msg")
     assert process["kind"] == ("predictor_node" if ros else "predictor") and process["active_s"] > 0
@@ -149,7 +153,7 @@ def test_json_has_every_row_and_the_keypoints_are_equal(bundle: Path, tmp_path: 
 
 
 def test_what_is_not_there_is_refused_in_a_sentence(bundle: Path, tiny_bundle_path: Path) -> None:
-    with pytest.raises(online.BenchError, match="has no variant int3: it has equal"):
+    with pytest.raises(online.BenchError, match="has no variant int3: it has equal, int8"):
         online.bench_online(bundle, variants=["int3"])
     with pytest.raises(online.BenchError, match="provider gpu: use cpu, cuda, tensorrt"):
         online.bench_online(bundle, providers=["gpu"])
