@@ -46,7 +46,7 @@ from gridkp_ros.node.publishing import Publishing
 from gridkp_ros.node.receiving import Received, Receiver
 from gridkp_ros.node.requests import Requests
 from gridkp_ros.node.resources import ResourceError, find_model
-from gridkp_ros.node.ros_logging import Sparing, forward_logging, said_while
+from gridkp_ros.node.ros_logging import Sparing, forward_logging
 from gridkp_ros.node.running import run_node
 from gridkp_ros.node.samples import SampleBudget, rehearse
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
@@ -54,7 +54,7 @@ from gridkp_ros.node.space import Space
 from gridkp_ros.node.statistics import Statistics
 from gridkp_ros.node.transport import receive_mostly
 from gridkp_ros.runtime import Bundle, BundleError, Forecast, Predictor, PredictorError
-from gridkp_ros.runtime.engine import EngineError, choose_provider
+from gridkp_ros.runtime.engine import EngineError, choose_provider, telling
 
 _PICTURES_PUT_OFF = 4  # in a row: then somebody who looks sees something again
 
@@ -385,7 +385,7 @@ class PredictorNode(LifecycleNode):
         """Run every graph once and measure; the log shows what the time goes into where a GPU's engines are built."""
         start_s = time.monotonic()
         slow = settings.provider != "cpu"
-        with said_while(self.get_logger(), "still getting the graphs ready on the GPU") if slow else nullcontext():
+        with telling("getting the graphs ready on the GPU") if slow else nullcontext():
             budget = rehearse(
                 predictor, horizon_steps=settings.horizon_steps, num_samples=settings.num_samples,
                 region=settings.region(), render=settings.publish_frames,

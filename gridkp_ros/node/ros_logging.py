@@ -7,8 +7,6 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
@@ -76,21 +74,3 @@ class Sparing:
         """Log for information."""
         if self._due(sentence):
             self._logger.info(sentence)
-
-
-@contextmanager
-def said_while(logger: RcutilsLogger, sentence: str, every_s: float = 10.0) -> Iterator[None]:
-    """Log a sentence and the seconds passed again and again while something long is done, so that nobody gives up."""
-    done, start_s = threading.Event(), time.monotonic()
-
-    def say() -> None:
-        while not done.wait(every_s):
-            logger.info(f"{sentence} ({time.monotonic() - start_s:.0f} s)")
-
-    thread = threading.Thread(target=say, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
