@@ -20,3 +20,15 @@ def tiny_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.tiny_bundle import write_tiny_bundle
 
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def untrained_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle as `gridkp export` writes it, with weights and all variants, made once; do not change it."""
+    from gridkp_ros.export.bundle import export
+    from support.untrained import untrained_checkpoint
+
+    folder = tmp_path_factory.mktemp("untrained")
+    untrained_checkpoint().save(folder / "checkpoint")
+    export(folder / "checkpoint", folder / "bundle", variants=None)
+    return folder / "bundle"

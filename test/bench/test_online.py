@@ -20,33 +20,8 @@ from typer.testing import CliRunner  # noqa: E402
 from gridkp_ros.bench import eager, online, peak  # noqa: E402
 from gridkp_ros.bench.onnx_flops import executed_flops, flops_of  # noqa: E402
 from gridkp_ros.cli import app  # noqa: E402
-from gridkp_ros.export.bundle import export  # noqa: E402
-from gridkp_ros.nets.gridkp import GridKeypointModel  # noqa: E402
 from gridkp_ros.runtime import Bundle, Predictor  # noqa: E402
 from gridkp_ros.runtime.onnx_file import TensorType  # noqa: E402
-from gridkp_ros.training.checkpoint import Checkpoint  # noqa: E402
-from gridkp_ros.training.config import TrainConfig  # noqa: E402
-
-CONFIG = {
-    "name": "small",
-    "model": {"num_keypoints": 3, "height": 32, "width": 32, "base": 4, "hidden": 8, "motion_width": 8, "warp": True},
-    "data": {"train": [{"kind": "footage", "path": "a"}], "validation": [{"kind": "footage", "path": "a"}]},
-}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained bundle whose every part does something."""
-    torch.manual_seed(0)
-    config = TrainConfig.model_validate(CONFIG)
-    model = GridKeypointModel(config.model.build())
-    for layer in (model.dynamics.to_logits, model.dynamics.motion_prior.answer, model.vision.to_image):
-        torch.nn.init.normal_(layer.weight, std=0.3)
-    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    folder = tmp_path_factory.mktemp("online")
-    Checkpoint(model, config, frames, record={"drift_growth": 0.1}).save(folder / "checkpoint")
-    export(folder / "checkpoint", folder / "bundle", variants=["int8"])
-    return folder / "bundle"
 
 
 @pytest.fixture
@@ -54,8 +29,8 @@ def small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(peak.SIZES, "cpu", 64)
 
 
-def test_eager_computes_what_the_graphs_compute(bundle: Path) -> None:
-    model = Bundle.load(bundle)
+def test_eager_computes_what_the_graphs_compute(untrained_bundle_path: Path) -> None:
+    model = Bundle.load(untrained_bundle_path)
     ours, theirs = Predictor(model, warmup_frames=3, scene_cut_threshold=1.0), eager.EagerPredictor(model)
     rng = np.random.default_rng(1)
     for index in range(5):
@@ -121,9 +96,11 @@ def test_operations_of_a_node(op: str, inputs: list[list[int]], output: list[int
     assert flops_of({"op_name": op, "input_type_shape": shapes, "output_type_shape": [{"float": output}]}) == flops
 
 
-def test_json_has_every_row_and_the_keypoints_are_equal(bundle: Path, tmp_path: Path, small_peak: None) -> None:
+def test_json_has_every_row_and_the_keypoints_are_equal(
+    untrained_bundle_path: Path, tmp_path: Path, small_peak: None
+) -> None:
     out = tmp_path / "speed"
-    options = ["--model", str(bundle), "--quick", "--threads", "1", "--out", str(out), "--json"]
+    options = ["--model", str(untrained_bundle_path), "--quick", "--threads", "1", "--out", str(out), "--json"]
     done = CliRunner().invoke(app, ["bench", "online", *options])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)
@@ -152,17 +129,17 @@ def test_json_has_every_row_and_the_keypoints_are_equal(bundle: Path, tmp_path: 
     online.tabulate(rows)
 
 
-def test_what_is_not_there_is_refused_in_a_sentence(bundle: Path, tiny_bundle_path: Path) -> None:
+def test_what_is_not_there_is_refused_in_a_sentence(untrained_bundle_path: Path, tiny_bundle_path: Path) -> None:
     with pytest.raises(online.BenchError, match="has no variant int3: it has equal, int8"):
-        online.bench_online(bundle, variants=["int3"])
+        online.bench_online(untrained_bundle_path, variants=["int3"])
     with pytest.raises(online.BenchError, match="provider gpu: use cpu, cuda, tensorrt"):
-        online.bench_online(bundle, providers=["gpu"])
+        online.bench_online(untrained_bundle_path, providers=["gpu"])
     with pytest.raises(eager.NoEagerError, match=r"tiny cannot be run in PyTorch: that takes .*weights\.safetensors"):
         online.bench_online(tiny_bundle_path, works=online.WORKS[:1])
 
 
-def test_a_provider_that_was_asked_for_and_is_not_there_is_not_replaced(bundle: Path) -> None:
+def test_a_provider_that_was_asked_for_and_is_not_there_is_not_replaced(untrained_bundle_path: Path) -> None:
     if "TensorrtExecutionProvider" in online.onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has TensorRT")
     with pytest.raises(online.PredictorError, match="provider 'tensorrt' is not in this ONNX Runtime"):
-        online.bench_online(bundle, providers=["tensorrt"])
+        online.bench_online(untrained_bundle_path, providers=["tensorrt"])

@@ -13,38 +13,21 @@ from onnx import helper, numpy_helper
 torch = pytest.importorskip("torch")
 
 from gridkp_ros.export import variants  # noqa: E402
-from gridkp_ros.export.bundle import export  # noqa: E402
 from gridkp_ros.export.inference import FastForecastStep  # noqa: E402
-from gridkp_ros.nets.gridkp import GridKeypointModel  # noqa: E402
 from gridkp_ros.runtime import Bundle, Predictor  # noqa: E402
 from gridkp_ros.training.checkpoint import Checkpoint  # noqa: E402
 from gridkp_ros.training.config import TrainConfig  # noqa: E402
-
-CONFIG = {
-    "name": "small",
-    "model": {"num_keypoints": 3, "height": 32, "width": 32, "base": 4, "hidden": 8, "motion_width": 8},
-    "data": {"train": [{"kind": "footage", "path": "a"}], "validation": [{"kind": "footage", "path": "a"}]},
-}
+from support.untrained import CONFIG, untrained_checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    """An untrained one whose every part does something."""
-    torch.manual_seed(0)
-    config = TrainConfig.model_validate(CONFIG)
-    model = GridKeypointModel(config.model.build()).eval()
-    for layer in (model.dynamics.to_logits, model.dynamics.motion_prior.answer):
-        torch.nn.init.normal_(layer.weight, std=0.3)
-    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    return Checkpoint(model, config, frames, record={"drift_growth": 0.1})
+    return untrained_checkpoint()
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("variants")
-    checkpoint.save(folder / "checkpoint")
-    export(folder / "checkpoint", folder / "bundle", variants=None)
-    return Bundle.load(folder / "bundle")
+def bundle(untrained_bundle_path: Path) -> Bundle:
+    return Bundle.load(untrained_bundle_path)
 
 
 @pytest.fixture(scope="module")
