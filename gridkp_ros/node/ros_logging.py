@@ -44,7 +44,7 @@ class Sparing:
     Thread-safe.
     """
 
-    def __init__(self, logger: RcutilsLogger, every_s: float = 5.0, kinds: int = 64) -> None:
+    def __init__(self, logger: RcutilsLogger, every_s: float = 2.0, kinds: int = 64) -> None:
         self._logger, self._every_s, self._kinds = logger, every_s, kinds
         self._said_s: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
