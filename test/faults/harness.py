@@ -43,7 +43,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from gridkp_ros.msg import GridKeypoints, KeypointForecast
 from gridkp_ros.node.conversions import stamp_ns
-from support.waiting import wait_for
+from support.waiting import TIMEOUT_S, wait_for
 
 from .clip import CAMERA_HZ, HORIZON_STEPS, NS, Clip, Undisturbed, position_of
 
@@ -161,12 +161,23 @@ class Fault:
     sentences: list[str] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
 
-    def said(self, pattern: str, *, level: bytes | None = None, diagnosed: str | None = "") -> None:
+    def said(
+        self,
+        pattern: str,
+        *,
+        level: bytes | None = None,
+        diagnosed: str | None = "",
+        again: Callable[[], None] | None = None,
+    ) -> None:
         """Wait until the log (stderr and /rosout) and the diagnostics hold the pattern.
 
-        diagnosed: another pattern for the diagnostics, None if nothing is expected there; level: of that status.
+        diagnosed: another pattern for the diagnostics, None if nothing is expected there; level: of that status; again:
+        does the fault once more, each half a second: the like of what was said a moment ago is not said anew.
         """
         theatre = self.theatre
+        end_s = time.monotonic() + TIMEOUT_S
+        while again is not None and not self.came(pattern, 0.5) and time.monotonic() < end_s:
+            again()
         self.logged(pattern)
         self._wait(
             lambda: any(re.search(pattern, m.msg) for m in theatre.logs[self.logs_before :]), f"{pattern!r} on /rosout"
@@ -193,9 +204,7 @@ class Fault:
         deadline = time.monotonic() + seconds
         while not self.theatre.node.said(pattern, self.lines_before) and time.monotonic() < deadline:
             time.sleep(0.01)
-        if found := bool(self.theatre.node.said(pattern, self.lines_before)):
-            self.logged(pattern)
-        return found
+        return bool(self.theatre.node.said(pattern, self.lines_before))
 
     def logged(self, pattern: str) -> None:
         """Wait for a line of the process's output."""

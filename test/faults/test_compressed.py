@@ -42,9 +42,13 @@ DAMAGED = {
 def test_a_damaged_compressed_image(compressed_theatre: Theatre, name: str) -> None:
     data, label, sentence = DAMAGED[name]
     with compressed_theatre.fault(f"compressed: {name}") as fault:
-        image = compressed_theatre.image(data=flat(np.frombuffer(data, np.uint8), "B"), format=label)
-        compressed_theatre.send(image)
-        fault.said(sentence, level=DiagnosticStatus.ERROR)
+
+        def send() -> None:
+            content = flat(np.frombuffer(data, np.uint8), "B")
+            compressed_theatre.send(compressed_theatre.image(data=content, format=label))
+
+        send()
+        fault.said(sentence, level=DiagnosticStatus.ERROR, again=send)
 
 
 def test_bytes_flipped_inside_a_jpeg(compressed_theatre: Theatre) -> None:
