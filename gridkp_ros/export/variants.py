@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from torch import Tensor
 
-from gridkp_ros.export.inference import FastDynamics, FastForecastStep, Tiles, fast_state_shapes, leaky
+from gridkp_ros.export.inference import TILE, FastDynamics, FastForecastStep, Tiles, fast_state_shapes, leaky
 from gridkp_ros.export.onnx_graphs import drop_unused, scan_over_steps, to_onnx
 from gridkp_ros.nets.gridkp import Dynamics
 from gridkp_ros.runtime.forecast import keypoint_covariance, sample_weights
@@ -77,6 +77,14 @@ class WholeMaps(Tiles):
     def split(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)
 
+    def apart_last(self, x: Tensor) -> Tensor:
+        """As `apart`, of maps [N,h,w,C]."""
+        (th, tw), (h, w) = self.tiles, self.size
+        if (th * TILE, tw * TILE) != (h, w):
+            x = F.pad(x, (0, 0, 0, tw * TILE - w, 0, th * TILE - h))
+        x = x.reshape(-1, th, TILE, tw, TILE, x.shape[-1]).permute(0, 2, 4, 5, 1, 3)
+        return x.reshape(-1, TILE * TILE, x.shape[3], th * tw)
+
 
 class DirectDynamics(FastDynamics):
     """`FastDynamics` with plain convolutions, and the latent as one more of their channels.
@@ -108,7 +116,10 @@ class DirectDynamics(FastDynamics):
 
     def step(self, state: Tensor, c: Tensor, encoded: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         gates = F.conv2d(torch.cat((self.with_latent(state, z), encoded), dim=1), self.gates, padding=1)
-        return self.gate(self.tiles.apart(gates), c)
+        # Channels last, as integer convolutions give them, and only c changes places: it is a quarter of the gates.
+        i, f, o, g = gates.permute(0, 2, 3, 1).chunk(4, dim=-1)
+        c = f.sigmoid() * self.tiles.whole(c, channels_last=True) + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), self.tiles.apart_last(c)
 
 
 def direct_step(dynamics: Dynamics, drift_growth: float, spread_share: float) -> onnx.ModelProto:
