@@ -91,6 +91,8 @@ def _told(transition: Transition) -> Transition:
 class PredictorNode(LifecycleNode):
     """Subscribes to `image`; publishes ~/keypoints ~/forecast ~/frames ~/overlay ~/model_info and /diagnostics."""
 
+    _closable = False  # before all that `stop` needs is there
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("predictor_node", **kwargs)
         forward_logging(self.get_logger())
@@ -118,6 +120,7 @@ class PredictorNode(LifecycleNode):
         self.refusal = ""  # why the last transition failed
         self.load_failure = ""  # why the model that parameters asked for last is not in use
         self.frame_id = ""  # of the newest image observed
+        self._closable = True
         # Last, because a parameter that is refused ends a node that must be able to close.
         self._settings = self._declare_parameters()
         self.unknown_parameters = self._find_unknown_parameters()
@@ -340,11 +343,12 @@ class PredictorNode(LifecycleNode):
         self._image_size = None
 
     def destroy_node(self) -> None:
-        """Stop, wait for what is being loaded, and destroy the node."""
-        self.stop()
-        self._wanted = None
-        if (loader := self._loader) is not None:
-            loader.join()
+        """Stop, wait for what is being loaded, and destroy the node, though it be interrupted while it is made."""
+        if self._closable:
+            self.stop()
+            self._wanted = None
+            if (loader := self._loader) is not None:
+                loader.join()
         super().destroy_node()
 
     def _release(self) -> None:

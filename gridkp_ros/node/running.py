@@ -106,7 +106,7 @@ def run_node(
             # What is there now stays: a collection that looks through all of it stops every thread for 20 ms.
             gc.freeze()
             spin(executor)
-        else:
+        elif executor.context.ok():  # else interrupted while it started
             status = 1
     except Finished as finished:
         status = finished.status
