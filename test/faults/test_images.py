@@ -27,7 +27,7 @@ MALFORMED = {
     "a step shorter than a row": ({"step": 1919}, "step 1919 is shorter than one row"),
     "a step longer than the data": ({"step": 1930}, "holds 921600 bytes, but 480 rows of step 1930 are 926400"),
     "step times height beyond 32 bits": (
-        {"step": 2**32 - 1, "height": 2**32 - 1}, "holds 921600 bytes, but 4294967295 rows",
+        {"step": 2**32 - 1, "height": 2**32 - 1}, "image of 640x4294967295 has 2748779068800 pixels",
     ),
     "no data": ({"data": zeros(0)}, "holds 0 bytes"),
     "no width": ({"width": 0}, "image of 0x480 pixels is empty"),

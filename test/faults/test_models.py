@@ -57,7 +57,8 @@ def lying_shapes(folder: Path) -> None:
 def lying_keypoints(folder: Path) -> None:
     def change(manifest: dict) -> None:
         manifest.update(num_keypoints=manifest["num_keypoints"] + 1, probe=None)
-        manifest.pop("baselines", None)
+        for fitted in ("baselines", "familiarity"):
+            manifest.pop(fitted, None)
 
     edit(folder, change)
 

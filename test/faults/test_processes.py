@@ -53,6 +53,18 @@ def test_two_interrupts(make_theatre: MakeTheatre) -> None:
         theatre.begin()
 
 
+@pytest.mark.parametrize("moment", ["loading ", " on CPUExecutionProvider", "ready after"])
+def test_interrupted_while_it_starts(make_theatre: MakeTheatre, moment: str) -> None:
+    theatre = make_theatre(wait_active=False)
+    wait_for(lambda: theatre.node.said(moment), f"{moment!r}", 60.0)
+    theatre.node.signal(signal.SIGINT)
+    assert theatre.node.wait(30.0) in (0, 130)
+    assert not theatre.node.said("AttributeError|terminate called|core dumped"), "\n".join(theatre.node.lines)
+    theatre.start()
+    with theatre.fault(f"SIGINT at the word {moment.strip()!r}, and started again") as fault:
+        fault.sentences.append("ended with status 0 or 130")
+
+
 def test_killed_and_respawned(make_theatre: MakeTheatre) -> None:
     """What `respawn:=true` of the launch file does: a supervisor starts the node again whenever it ends."""
     theatre = make_theatre()
@@ -161,7 +173,7 @@ def test_the_disk_is_full_while_recording(theatre: Theatre, tmp_path: Path) -> N
     disk.mkdir()
     with theatre.fault("the disk is full while recorder_node records") as fault:
         recorder = Process(
-            [*small_disk(disk, 1), executable("recorder_node"), *ros_arguments({"bag": str(disk / "bag")})],
+            [*small_disk(disk, 4), executable("recorder_node"), *ros_arguments({"bag": str(disk / "bag")})],
             theatre.domain_id,
         )
         try:
