@@ -50,7 +50,7 @@ VALIDATION_CLIPS = 32
 DRIFT_CLIPS = 128  # at most, side by side in the validation recordings: how covariance grows is fitted on them
 PARTS = ("stage1", "synthesis", "stage2")
 TAKES = ("all", "vision", "detector")
-FAMILIAR_FRAMES = 4096  # drawn from the training recordings for what images are familiar
+FAMILIAR_FRAMES = 4096  # at most, drawn from the training recordings for what images are familiar
 
 
 @torch.no_grad()
@@ -166,7 +166,8 @@ class Run:
         """Fit how the frozen detector answers on training images, augmented as it was shown them."""
         vision = self.model.vision.eval()
         device = next(vision.parameters()).device
-        options = self.config.stage1.model_copy(update={"steps": FAMILIAR_FRAMES, "batch_clips": 1})
+        frames = max(sum(map(len, self.recordings)), 16 * self.config.model.num_keypoints)
+        options = self.config.stage1.model_copy(update={"steps": min(frames, FAMILIAR_FRAMES), "batch_clips": 1})
         shown = self.clips(options, 5, True, 1)
         found = [
             vision.confidence(vision.heatmap_logits(to_float(batch["frames"][:, 0].to(device)))).cpu()
