@@ -111,7 +111,7 @@ def test_json_has_every_row_and_the_keypoints_are_equal(
     for (work, provider, _), row in timed.items():
         for key in ("median_ms", "p99_ms", "speedup_vs_eager", "peak_share", "gflop", "memory_mb"):
             assert math.isfinite(row[key]), (work, provider, key)
-        assert row["p99_ms"] >= row["median_ms"] > 0 and row["gflop"] > 0 and row["runs"] >= 2
+        assert row["p99_ms"] >= row["median_ms"] > 0 and row["gflop"] > 0 and row["runs"] >= 1
         if provider == "eager":
             assert row["speedup_vs_eager"] == 1
         elif work != "render10" and row["variant"] == "equal":
