@@ -104,7 +104,7 @@ class RecorderNode(Node):
             if self._opened.is_set():
                 self.get_logger().error(
                     f"recording to {self.path} stops: {error}. What was written up to a second before stays in its "
-                    ".db3 file; where metadata.yaml is missing, `ros2 bag reindex` makes it"
+                    ".db3 file; `ros2 bag reindex` makes the metadata.yaml that is missing"
                 )
         finally:
             self._opened.set()

@@ -7,9 +7,10 @@ a bag also holds how old each forecast was then.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from gridkp_ros.node.resources import find_resource
 log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 92
-_KEEP_EVERY_S = 1.0
+_KEEP_EVERY_S, _KEEP_EVERY_BYTES = 1.0, 8_000_000
 MESSAGES = ("GridKeypoints", "KeypointForecast", "ModelInfo", "PredictedFrames")
 _BAG_VERSION = 8  # the newest that ROS 2 Humble reads too
 _KEYPOINTS, _FORECAST, _FRAMES, _INFO = (
@@ -67,18 +68,25 @@ class BagWriter:
         self._store = make_typestore()
         self._writer = Writer(path, version=_BAG_VERSION)
         self._writer.open()
+        self._path = Path(path)
         self._connections: dict[str, Any] = {}
-        self._kept_s = time.monotonic()
+        self._kept_s, self._unkept_bytes, self._failed = time.monotonic(), 0, False
+        self._kept: dict[str, int] = {}  # as `counts`, when they were last made to survive
         self.counts: dict[str, int] = {}
 
     def write(self, topic: str, msgtype: str, arrival_ns: int, data: bytes) -> None:
         """Append one serialised message."""
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self._store)
-        self._writer.write(self._connections[topic], arrival_ns, data)
-        self.counts[topic] = self.counts.get(topic, 0) + 1
-        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
-            self._keep()
+        try:
+            self._writer.write(self._connections[topic], arrival_ns, data)
+            self.counts[topic] = self.counts.get(topic, 0) + 1
+            self._unkept_bytes += len(data)
+            if time.monotonic() - self._kept_s > _KEEP_EVERY_S or self._unkept_bytes > _KEEP_EVERY_BYTES:
+                self._keep()
+        except Exception:
+            self._failed = True
+            raise
 
     def _keep(self) -> None:
         """Make what is written so far survive a full disk or the end of this process."""
@@ -86,7 +94,7 @@ class BagWriter:
         connection = getattr(self._writer.storage, "conn", None)
         if connection is not None:
             connection.commit()
-        self._kept_s = time.monotonic()
+        self._kept_s, self._unkept_bytes, self._kept = time.monotonic(), 0, dict(self.counts)
 
     def write_image(self, topic: str, arrival_ns: int, data: bytes) -> None:
         """Append a serialised sensor_msgs/Image as a JPEG on topic/compressed. Raises ImageError, cv2.error."""
@@ -101,13 +109,28 @@ class BagWriter:
         self.write(f"{topic}/compressed", _COMPRESSED, arrival_ns, serialised)
 
     def close(self) -> None:
-        """Finish the bag. Where that fails its messages up to the last second stay in the .db3 file."""
+        """Finish the bag. After a failure, or where this fails, what was kept stays in the .db3 file and is counted."""
         try:
-            self._writer.close()
+            if not self._failed:
+                self._writer.close()
         except Exception:
-            if hasattr(self._writer, "abort"):  # rosbags 0.11
-                self._writer.abort()
+            self._failed = True
             raise
+        finally:
+            if self._failed:
+                self.counts.clear()
+                self.counts.update(self._kept)
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Close the file without a metadata.yaml, which would count what is not there."""
+        if hasattr(self._writer, "abort"):  # rosbags 0.11
+            self._writer.abort()
+        for journal in self._path.glob("*.db3-journal"):
+            # Left by a full disk. Readers that change nothing would see half of the last second: opened for writing,
+            # SQLite takes it back.
+            with closing(sqlite3.connect(journal.with_suffix(".db3"))) as database:
+                database.execute("SELECT count(*) FROM messages").fetchone()
 
 
 @dataclass

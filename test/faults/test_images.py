@@ -90,8 +90,8 @@ def test_the_size_changes_in_mid_stream(theatre: Theatre) -> None:
 
 
 def test_two_sizes_on_one_topic(theatre: Theatre) -> None:
-    with theatre.fault("images of two sizes in turn", new_epochs=(8, 16)) as fault:
-        for _ in range(8):
+    with theatre.fault("images of two sizes in turn", new_epochs=(47, 48)) as fault:
+        for _ in range(24):  # 3 s: the diagnostics come once a second
             theatre.play_one()
             theatre.send(resized(theatre, 320, 240))
             theatre.answered(theatre.stamp_ns)

@@ -173,7 +173,7 @@ def test_the_disk_is_full_while_recording(theatre: Theatre, tmp_path: Path) -> N
     disk.mkdir()
     with theatre.fault("the disk is full while recorder_node records") as fault:
         recorder = Process(
-            [*small_disk(disk, 4), executable("recorder_node"), *ros_arguments({"bag": str(disk / "bag")})],
+            [*small_disk(disk, 32), executable("recorder_node"), *ros_arguments({"bag": str(disk / "bag")})],
             theatre.domain_id,
         )
         try:
@@ -187,7 +187,7 @@ def test_the_disk_is_full_while_recording(theatre: Theatre, tmp_path: Path) -> N
             recorded = shutil.copytree(f"/proc/{recorder.pid}/root{disk}/bag", tmp_path / "copied")
             with open_source(next(recorded.glob("*.db3"))) as source:
                 images = sum(1 for _ in source)
-            assert images > 0 and source.unreadable == 0
+            assert images > 0 and source.unreadable == 0, (source.notes, sorted(p.name for p in recorded.iterdir()))
             fault.sentences.append(f"{images} images stayed readable")
         finally:
             recorder.signal(signal.SIGKILL)
