@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ BIG = st.sampled_from([2**31, 2**63, 10**400, -(2**63), 1e308, 1e-320, "x" * 10_
 JUNK = st.recursive(
     SMALL | BIG, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
-)
+).map(copy.deepcopy)  # what is put into one manifest and changed there must not be in the next
 
 
 @pytest.fixture(scope="module")
