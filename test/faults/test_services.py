@@ -102,9 +102,9 @@ def test_fifty_activations(make_theatre: MakeTheatre) -> None:
             assert theatre.transition("activate")
 
     with theatre.fault("fifty times deactivated and activated", new_epochs=(5, 60)) as fault:
-        rounds(10)
+        rounds(20)  # memory settles: of the 22 MB that 90 more rounds added to ten, 12 came with the first ten
         before = theatre.node.footprint()
-        rounds(40)
+        rounds(30)
         after = theatre.node.footprint()
         fault.sentences.append(
             f"memory {before['rss_mb']:.0f} to {after['rss_mb']:.0f} MB, threads {before['threads']:.0f} to "
@@ -112,7 +112,7 @@ def test_fifty_activations(make_theatre: MakeTheatre) -> None:
         )
         assert after["threads"] <= before["threads"] + 1
         assert after["files"] <= before["files"] + 2
-        assert after["rss_mb"] <= before["rss_mb"] + 20
+        assert after["rss_mb"] <= before["rss_mb"] + 15
         theatre.begin()
 
 
