@@ -318,7 +318,9 @@ def check_transport() -> Iterator[Finding]:
         yield Finding("dds", "shared memory", WARN, problem or "there is no /dev/shm: images travel by UDP")
     else:
         yield Finding("dds", "shared memory", OK, f"{shutil.disk_usage('/dev/shm').free >> 20} MiB free in /dev/shm")
-    options = Namespace(width=640, height=480, frames=_ROUND_TRIPS, rate=30.0, topic="gridkp_doctor_image")
+    options = Namespace(
+        width=640, height=480, frames=_ROUND_TRIPS, rate=30.0, topic="gridkp_doctor_image", burst=1, readers=1
+    )
     try:
         trips = sorted(measure(options, "reliable", dict(os.environ)))
     except (OSError, subprocess.CalledProcessError, ValueError) as error:

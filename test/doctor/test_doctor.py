@@ -245,3 +245,10 @@ def test_what_a_process_says_or_how_it_ends(monkeypatch: pytest.MonkeyPatch) -> 
     assert doctor._in_process("raise ValueError(sys.argv[1])", "no") == "ValueError: no"
     monkeypatch.setattr(doctor, "_PROCESS_S", 0.2)
     assert doctor._in_process("import time; time.sleep(60)") == "no answer within 0 s"
+
+
+def test_images_go_round_between_two_real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rclpy")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    finding = find(list(doctor.check_transport()), "round trip")
+    assert finding.status != doctor.FAIL and "images of 640x480 answered, median" in finding.text
