@@ -264,6 +264,9 @@ class Manifest:
                 raise BundleError(f"{key} is {specs!r}: give {kind.__name__} entries")
             if len(specs) > _MAX_TENSORS:
                 raise BundleError(f"{key} has {len(specs)} entries: at most {_MAX_TENSORS} are read")
+        for key, graph in (("state", "update"), ("features", "encode")):
+            if not getattr(self, key):
+                raise BundleError(f"{key} is empty, so {graph} would have no outputs: export the bundle again")
         for key, specs in (
             ("state and update_noise", (*self.state, self.update_noise)),
             ("state, forecast_noise and conditions", (*self.state, self.forecast_noise, *self.conditions)),
