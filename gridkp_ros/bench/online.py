@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
@@ -89,7 +90,7 @@ class Budget:
 QUICK = Budget(seconds=2.0, runs=1, peak_s=0.02, starts=1, streamed_s=1.0)
 
 
-class Side:
+class Side(ABC):
     """One way to do the works: eager PyTorch, or a provider with a variant of the graphs."""
 
     provider: str
@@ -97,21 +98,21 @@ class Side:
     device: str = "cpu"
     images: Iterator[np.ndarray]  # its own, so that each is the neighbour of the last
 
+    @abstractmethod
     def observe(self, image: np.ndarray) -> np.ndarray:
         """Take in a frame, one period after the last; returns the detected poses [K,P]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forecast(self, samples: int, steps: int) -> np.ndarray:
         """Forecast with noise of its own; returns poses [S,T,K,P]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self) -> np.ndarray:
         """Compute the newest frame's features, and draw RENDERED frames."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flops(self, work: Work) -> int:
         """Floating-point operations of matrix products and convolutions in a work, as this side computes it."""
-        raise NotImplementedError
 
     def prepare(self, work: Work) -> Callable[[], Any]:
         """Do what does not belong to a work, and return what does."""
