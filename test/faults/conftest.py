@@ -58,10 +58,8 @@ def _shared(clip: Clip, undisturbed: Undisturbed, domains: Domains) -> Iterator[
 
 @pytest.fixture
 def theatre(_shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, domains: Domains) -> Theatre:
-    """The node that one fault after the other is done to: the same process from the first to the last."""
-    if "raw" not in _shared or not _shared["raw"].node.alive:
-        _shared["raw"] = Theatre(clip, undisturbed, domains.first)
-    return _shared["raw"]
+    """The node that one fault after the other is done to: the same process as long as it gets over them."""
+    return lasting(_shared, "raw", lambda: Theatre(clip, undisturbed, domains.first))
 
 
 @pytest.fixture
@@ -69,9 +67,20 @@ def compressed_theatre(
     _shared: dict[str, Theatre], clip: Clip, undisturbed: Undisturbed, domains: Domains
 ) -> Theatre:
     """The same for a node that listens to compressed images."""
-    if "compressed" not in _shared or not _shared["compressed"].node.alive:
-        _shared["compressed"] = Theatre(clip, undisturbed, domains.first + 1, transport="compressed")
-    return _shared["compressed"]
+    return lasting(
+        _shared, "compressed", lambda: Theatre(clip, undisturbed, domains.first + 1, transport="compressed")
+    )
+
+
+def lasting(shared: dict[str, Theatre], name: str, make: Callable[[], Theatre]) -> Theatre:
+    """Return the shared theatre of a name; a new one where there is none, or a fault has spoilt it for the others."""
+    theatre = shared.get(name)
+    if theatre is not None and (theatre.failed or not theatre.node.alive):
+        shared.pop(name).close()
+        theatre = None
+    if theatre is None:
+        theatre = shared[name] = make()
+    return theatre
 
 
 @pytest.fixture

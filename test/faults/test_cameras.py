@@ -44,7 +44,7 @@ def test_a_topic_of_another_type(make_theatre: MakeTheatre) -> None:
     with theatre.stranger() as other:
         publisher = other.create_publisher(String, "/chatter", 5)
         said = "no image comes from /stranger on /chatter .*String"
-        wait_for(lambda: theatre.node.said(said), "the sentence", 60.0)
+        wait_for(lambda: theatre.node.said(said), "the sentence")
         publisher.publish(String(data="no image"))
     theatre.camera = theatre.ros.create_publisher(Image, "/chatter", 10)
     theatre.await_active()
@@ -62,25 +62,33 @@ def test_nobody_publishes_compressed_images(theatre: Theatre) -> None:
         theatre.begin()
 
 
-def newest_good(theatre: Theatre, epoch: int) -> int:
-    """Return how many images of an epoch were absorbed when its first good forecast came, 0 if none has come yet."""
-    seen = [s for s, k in tuple(theatre.keypoints.items()) if k.epoch == epoch]
-    return next((count for count, stamp in enumerate(seen, start=1) if theatre.good(stamp)), 0)
+def first_good(theatre: Theatre, after: int) -> tuple[int, int]:
+    """Return the first epoch after another with a good forecast, and how many images it took; (0, 0) without one."""
+    images: dict[int, int] = {}
+    for stamp, keypoints in tuple(theatre.keypoints.items()):
+        images[keypoints.epoch] = images.get(keypoints.epoch, 0) + 1
+        if keypoints.epoch > after and theatre.good(stamp):
+            return keypoints.epoch, images[keypoints.epoch]
+    return 0, 0
 
 
 def test_a_camera_killed_and_started_again(make_theatre: MakeTheatre) -> None:
+    """A camera of another process keeps its own time: where the processor is busy, gaps start more epochs than two."""
     theatre = make_theatre()
-    with theatre.fault("the camera's process is killed and started again", new_epochs=(2, 3)) as fault:
+    with theatre.fault("the camera's process is killed and started again", new_epochs=(2, 60)) as fault:
+        before = theatre.epoch()
         theatre.drop(2.0)
         first = start_actor("camera", theatre.domain_id)
-        wait_for(lambda: newest_good(theatre, 2), "good forecasts from the camera's process", 60.0)
+        wait_for(lambda: first_good(theatre, before)[0], "good forecasts from the camera's process")
         first.signal(signal.SIGKILL)
         first.wait()
         fault.diagnosed("no image on /image for", STALE)
+        before = theatre.epoch()
         with start_actor("camera", theatre.domain_id):
-            wait_for(lambda: newest_good(theatre, 3), "good forecasts from the second camera", 60.0)
-            assert newest_good(theatre, 3) <= ONE_SECOND
-            fault.logged("epoch 3 starts: gap of")
+            wait_for(lambda: first_good(theatre, before)[0], "good forecasts from the second camera")
+            epoch, images = first_good(theatre, before)
+            assert images <= ONE_SECOND
+            fault.logged(f"epoch {epoch} starts: gap of")
         theatre.begin()
 
 
@@ -88,7 +96,7 @@ def test_two_cameras_on_one_topic(theatre: Theatre) -> None:
     """Their images differ and their stamps interleave. Both are heard; that there are two is in the diagnostics."""
     with theatre.fault("a second camera on the topic", new_epochs=(0, 200)) as fault:
         with start_actor("camera", theatre.domain_id):
-            wait_for(lambda: theatre.ros.count_publishers("image") > 1, "the second camera", 60.0)
+            wait_for(lambda: theatre.ros.count_publishers("image") > 1, "the second camera")
             theatre.begin()
             end_s = time.monotonic() + 3.0
             while time.monotonic() < end_s:

@@ -197,5 +197,5 @@ def test_pictures_are_asked_for_after_the_model_was_deleted(make_theatre: MakeTh
             assert theatre.play_one()
             return bool(frames)
 
-        wait_for(drawn, "predicted frames", 30.0)
+        wait_for(drawn, "predicted frames")
         theatre.ros.destroy_subscription(subscription)
