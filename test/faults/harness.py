@@ -215,19 +215,20 @@ class Fault:
 
     def diagnosed(self, pattern: str, level: bytes | None = None) -> None:
         """Wait for a diagnostic status that holds the pattern, in its sentence or its values."""
-        def found() -> DiagnosticStatus | None:
-            for status in self.theatre.diagnostics[self.diagnostics_before :]:
-                texts = [status.message, *(f"{v.key}: {v.value}" for v in status.values)]
-                if (level is None or status.level == level) and any(re.search(pattern, t) for t in texts):
-                    return status
-            return None
-
-        self._wait(lambda: found() is not None, f"{pattern!r} in the diagnostics")
-        status = found()
+        self._wait(lambda: self.has_diagnosed(pattern, level) is not None, f"{pattern!r} in the diagnostics")
+        status = self.has_diagnosed(pattern, level)
         if LEVEL[status.level] not in self.levels:
             self.levels.append(LEVEL[status.level])
         if re.search(pattern, status.message) and not any(status.message in s for s in self.sentences):
             self.sentences.append(status.message)
+
+    def has_diagnosed(self, pattern: str, level: bytes | None = None) -> DiagnosticStatus | None:
+        """Return the first status since the fault began that holds the pattern."""
+        for status in self.theatre.diagnostics[self.diagnostics_before :]:
+            texts = [status.message, *(f"{v.key}: {v.value}" for v in status.values)]
+            if (level is None or status.level == level) and any(re.search(pattern, t) for t in texts):
+                return status
+        return None
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,15 @@ def test_starts_that_come_of_slow_forecasts_are_told_as_such() -> None:
     assert level == WARN and "too slow: 1700 ms" in sentence
 
 
+def test_starts_of_another_cause_are_told_before_slowness() -> None:
+    s = Statistics()
+    for frame in range(12):
+        see(s, 10.0 + frame / 15, started=True, start_reason="image size changed from 640x480 to 320x240")
+        s.busy_s.append(1.7)
+    level, sentence = verdict(s, 11.0)
+    assert level == WARN and "12 of the last 12" in sentence and "image size changed" in sentence
+
+
 def test_refused_images_are_not_told_as_missing_ones() -> None:
     s = Statistics(last_image_s=10.0)
     s.fail("image refused: step 10", 10.0)
