@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.ros_rig import MakeRig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -32,3 +37,19 @@ def untrained_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     untrained_checkpoint().save(folder / "checkpoint")
     export(folder / "checkpoint", folder / "bundle", variants=None)
     return folder / "bundle"
+
+
+@pytest.fixture
+def make_rig(tiny_bundle_path: Path) -> Iterator[MakeRig]:
+    """Starts a predictor_node with a camera (see support/ros_rig.py) whenever it is called, and closes them all."""
+    from support.ros_rig import Rig
+
+    rigs: list[Rig] = []
+
+    def make(model: Path = tiny_bundle_path, **parameters: object) -> Rig:
+        rigs.append(Rig(model, **parameters))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()

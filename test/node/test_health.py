@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +29,17 @@ from gridkp_ros.node.conversions import image_message, stamp_ns, time_message
 from gridkp_ros.node.samples import LADDER
 from gridkp_ros.runtime import PredictorError
 from gridkp_ros.srv import GetForecast
-from support.ros_rig import NS, Rig, picture
+from support.ros_rig import NS, MakeRig, Rig, picture
 from support.tiny_bundle import write_tiny_bundle
-from support.waiting import wait_for
+from support.waiting import held_back, wait_for
 
-MakeRig = Callable[..., Rig]
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 OK, WARN, ERROR, STALE = range(4)
-
-
-@pytest.fixture
-def make_rig(tiny_bundle_path: Path) -> Iterator[MakeRig]:
-    rigs: list[Rig] = []
-
-    def make(model: Path = tiny_bundle_path, **parameters: object) -> Rig:
-        rigs.append(Rig(model, **parameters))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
 
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "other", name="other", trusted_steps=9)
-
-
-def call(rig: Rig, kind: type, name: str, request: Any) -> Any:
-    client = rig.camera.create_client(kind, f"/predictor_node/{name}")
-    assert client.wait_for_service(10.0)
-    future = client.call_async(request)
-    wait_for(future.done, f"the answer of {name}")
-    return future.result()
 
 
 def set_parameter(rig: Rig, name: str, value: object) -> tuple[bool, str]:
@@ -146,7 +122,7 @@ def test_every_aspect_has_a_status_in_every_state(make_rig: MakeRig) -> None:
 
 
 def test_stamps_of_another_clock_are_said(make_rig: MakeRig) -> None:
-    rig = make_rig(stale_after_s=60.0)
+    rig = make_rig()
     rig.stream(4, 15.0)
     rig.wait_status("input", WARN, "behind the node's clock")
     rig.wait_forecasts(1)
@@ -238,26 +214,16 @@ def test_a_parameter_that_is_not_there_is_said(make_rig: MakeRig) -> None:
     assert not result.successful and "no parameter 'horizn_steps': did you mean 'horizon_steps'?" in result.reason
 
 
-def test_images_are_predicted_from_while_another_model_loads(
-    make_rig: MakeRig, other_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_predicted_from_while_another_model_loads(make_rig: MakeRig, other_model: Path) -> None:
     rig = make_rig()
     end_ns = rig.stream(4, 15.0)
-    begun, go_on, rehearse = threading.Event(), threading.Event(), predictor_node.rehearse
-
-    def slowly(*arguments: Any, **options: Any) -> Any:
-        begun.set()
-        assert go_on.wait(20.0)
-        return rehearse(*arguments, **options)
-
-    monkeypatch.setattr(predictor_node, "rehearse", slowly)
-    assert set_parameter(rig, "model", str(other_model)) == (True, "")
-    wait_for(begun.is_set, "the loading")
-    end_ns = rig.stream(4, 15.0, start_ns=end_ns)
-    rig.wait_forecasts(6)
-    assert {f.epoch for f in rig.forecasts} == {1} and rig.statistics.dropped == 0
-    rig.wait_status("model", OK, "loading")
-    go_on.set()
+    with held_back(predictor_node, "rehearse") as loading:
+        assert set_parameter(rig, "model", str(other_model)) == (True, "")
+        wait_for(loading.begun.is_set, "the loading")
+        end_ns = rig.stream(4, 15.0, start_ns=end_ns)
+        rig.wait_forecasts(6)
+        assert {f.epoch for f in rig.forecasts} == {1} and rig.statistics.dropped == 0
+        rig.wait_status("model", OK, "loading")
     wait_for(lambda: not rig.node.loading, "the change")
     rig.stream(4, 15.0, start_ns=end_ns)
     rig.wait_forecasts(8)
@@ -313,22 +279,14 @@ def test_a_model_changed_while_inactive_is_loaded_at_once(make_rig: MakeRig, oth
 
 
 def test_a_model_that_is_loading_when_the_node_is_cleaned_up_is_forgotten(
-    make_rig: MakeRig, other_model: Path, monkeypatch: pytest.MonkeyPatch
+    make_rig: MakeRig, other_model: Path
 ) -> None:
     rig = make_rig()
-    begun, go_on, rehearse = threading.Event(), threading.Event(), predictor_node.rehearse
-
-    def slowly(*arguments: Any, **options: Any) -> Any:
-        begun.set()
-        assert go_on.wait(20.0)
-        return rehearse(*arguments, **options)
-
-    monkeypatch.setattr(predictor_node, "rehearse", slowly)
-    assert set_parameter(rig, "model", str(other_model)) == (True, "")
-    wait_for(begun.is_set, "the loading")
-    assert rig.node.trigger_deactivate().name == "SUCCESS"
-    assert rig.node.trigger_cleanup().name == "SUCCESS"
-    go_on.set()
+    with held_back(predictor_node, "rehearse") as loading:
+        assert set_parameter(rig, "model", str(other_model)) == (True, "")
+        wait_for(loading.begun.is_set, "the loading")
+        assert rig.node.trigger_deactivate().name == "SUCCESS"
+        assert rig.node.trigger_cleanup().name == "SUCCESS"
     wait_for(lambda: rig.node._loader is None, "the loader's end")
     assert rig.node.predictor is None
     assert rig.node.trigger_configure().name == "SUCCESS"
@@ -351,7 +309,7 @@ def test_a_failed_activation_says_why_and_can_be_tried_again(
         patch.setattr(predictor_node, "rehearse", fail)
         assert rig.node.trigger_activate().name == "FAILURE"
     rig.wait_status("forecast", ERROR, "cannot activate: detect.onnx failed")
-    answer = call(rig, Trigger, "reset", Trigger.Request())
+    answer = rig.call(Trigger, "reset", Trigger.Request())
     assert not answer.success and "not active but inactive: activate it first (cannot activate" in answer.message
     assert rig.node.trigger_activate().name == "SUCCESS"
     rig.wait_status("forecast", OK, "waiting for images")
@@ -409,17 +367,17 @@ def test_requests_are_answered_in_every_state(make_rig: MakeRig) -> None:
         if transition is not None:
             assert transition().name == "SUCCESS"
         for kind, name in ((GetForecast, "get_forecast"), (Trigger, "reset")):
-            answer = call(rig, kind, name, kind.Request())
+            answer = rig.call(kind, name, kind.Request())
             assert not answer.success and sentence in answer.message
 
 
 def test_what_cannot_be_is_said_before_what_is_not_yet(make_rig: MakeRig) -> None:
     rig = make_rig()
     for temperature in (-1.0, float("nan"), 1000.0):
-        answer = call(rig, GetForecast, "get_forecast", GetForecast.Request(temperature=temperature))
+        answer = rig.call(GetForecast, "get_forecast", GetForecast.Request(temperature=temperature))
         assert not answer.success and "temperature" in answer.message
     rig.stream(4, 15.0)
-    assert call(rig, GetForecast, "get_forecast", GetForecast.Request(temperature=0.01)).success
+    assert rig.call(GetForecast, "get_forecast", GetForecast.Request(temperature=0.01)).success
 
 
 # -- time
@@ -434,7 +392,7 @@ def test_input_latency_counts_the_steps_from_the_exposure(make_rig: MakeRig) -> 
     assert stamp_ns(newest.header.stamp) == start_ns + 3 * NS // 15  # the image's own
     times = np.array([stamp_ns(t) for t in newest.time_from_start])
     np.testing.assert_allclose(times, np.arange(1, 16) * NS / 15 - 0.05 * NS, atol=2)
-    asked = call(rig, GetForecast, "get_forecast", GetForecast.Request()).forecast
+    asked = rig.call(GetForecast, "get_forecast", GetForecast.Request()).forecast
     assert [stamp_ns(t) for t in asked.time_from_start] == times.tolist()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,30 +24,8 @@ from gridkp_ros.msg import PredictedFrames
 from gridkp_ros.node.conversions import image_message, stamp_ns, time_message
 from gridkp_ros.runtime import Predictor
 from gridkp_ros.srv import GetForecast
-from support.ros_rig import NS, Rig, picture, wait_for
-
-MakeRig = Callable[..., Rig]
-
-
-@pytest.fixture
-def make_rig(tiny_bundle_path: Path) -> Iterator[MakeRig]:
-    rigs: list[Rig] = []
-
-    def make(model: Path = tiny_bundle_path, **parameters: object) -> Rig:
-        rigs.append(Rig(model, **parameters))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
-
-
-def call(rig: Rig, kind: type, name: str, request: object) -> object:
-    client = rig.camera.create_client(kind, f"/predictor_node/{name}")
-    assert client.wait_for_service(10.0)
-    future = client.call_async(request)
-    wait_for(future.done, f"the answer of {name}")
-    return future.result()
+from support.ros_rig import NS, MakeRig, picture
+from support.waiting import held_back, wait_for
 
 
 def test_a_30_hz_camera_has_every_second_frame_absorbed_and_forecast(make_rig: MakeRig) -> None:
@@ -213,15 +190,15 @@ def test_a_new_region_counts_as_a_fresh_start_and_points_stay_in_the_image_as_re
 def test_get_forecast_answers_or_says_why_not(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.stream(2, 15.0)
-    early = call(rig, GetForecast, "get_forecast", GetForecast.Request())
+    early = rig.call(GetForecast, "get_forecast", GetForecast.Request())
     assert not early.success and "warm-up" in early.message
     rig.stream(4, 15.0, start_ns=1000 * NS + 2 * NS // 15)
-    plain = call(rig, GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=9, seed=3))
+    plain = rig.call(GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=9, seed=3))
     assert plain.success and plain.forecast.num_samples == 9 and len(plain.forecast.time_from_start) == 4
-    again = call(rig, GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=9, seed=3))
+    again = rig.call(GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=9, seed=3))
     assert again.forecast.points == plain.forecast.points
     request = GetForecast.Request(horizon_steps=4, moved_keypoints=[2], moved_points=[30.0, 40.0])
-    moved = call(rig, GetForecast, "get_forecast", request)
+    moved = rig.call(GetForecast, "get_forecast", request)
     assert moved.success
     first = np.array(moved.forecast.mean).reshape(4, 4, 2)[0]
     other = np.array(plain.forecast.points).reshape(9, 4, 4, 2)[0, 0]
@@ -234,9 +211,9 @@ def test_get_forecast_refuses_what_would_break_the_stream(make_rig: MakeRig, mon
     rig.stream(4, 15.0)
     # A slow machine: the stream can wait for ten steps of a sample.
     monkeypatch.setattr(rig.node, "forecast_s", lambda samples, horizon_steps: 0.1 * samples * horizon_steps)
-    answer = call(rig, GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=3))
+    answer = rig.call(GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=3))
     assert not answer.success and "3 samples of 4 steps would take about 1.2 s" in answer.message
-    assert call(rig, GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=2)).success
+    assert rig.call(GetForecast, "get_forecast", GetForecast.Request(horizon_steps=4, num_samples=2)).success
 
 
 @pytest.mark.parametrize(
@@ -254,7 +231,7 @@ def test_get_forecast_refuses_what_cannot_be(
     rig = make_rig()
     rig.stream(4, 15.0)
     request = GetForecast.Request(moved_keypoints=keypoints, moved_points=points)
-    answer = call(rig, GetForecast, "get_forecast", request)
+    answer = rig.call(GetForecast, "get_forecast", request)
     assert not answer.success and sentence in answer.message
 
 
@@ -269,35 +246,25 @@ def test_get_forecast_refuses_what_cannot_be(
 def test_get_forecast_keeps_to_the_ranges_of_the_parameters(make_rig: MakeRig, asked: dict, sentence: str) -> None:
     rig = make_rig()
     rig.stream(4, 15.0)
-    answer = call(rig, GetForecast, "get_forecast", GetForecast.Request(**asked))
+    answer = rig.call(GetForecast, "get_forecast", GetForecast.Request(**asked))
     assert not answer.success and sentence in answer.message
 
 
-def test_images_and_diagnostics_do_not_wait_for_a_request(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_diagnostics_do_not_wait_for_a_request(make_rig: MakeRig) -> None:
     rig = make_rig()
     end_ns = rig.stream(4, 15.0)
-    asked, answered = threading.Event(), threading.Event()
-    forecast = rig.node._predictor.forecast
-
-    def long(*options: object) -> object:
-        asked.set()
-        assert answered.wait(20.0)
-        return forecast(*options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.node._predictor, "forecast", long)
+    with held_back(rig.node.predictor, "forecast") as forecast:
         client = rig.camera.create_client(GetForecast, "/predictor_node/get_forecast")
         assert client.wait_for_service(10.0)
         future = client.call_async(GetForecast.Request())
-        wait_for(asked.is_set, "the request")
+        wait_for(forecast.begun.is_set, "the request")
         for index in range(3):
             stamp = time_message(end_ns + index * NS // 15)
             rig.publisher.publish(image_message(picture(index), Header(stamp=stamp)))
             wait_for(lambda count=5 + index: rig.statistics.received == count, "images beside the request")
         said = len(rig.diagnostics)
         wait_for(lambda: len(rig.diagnostics) > said, "diagnostics beside the request")
-        answered.set()
-        wait_for(future.done, "the answer")
+    wait_for(future.done, "the answer")
     assert future.result().success
 
 
@@ -324,7 +291,7 @@ def test_a_stamp_that_stands_still_is_said(make_rig: MakeRig) -> None:
 def test_reset_starts_afresh(make_rig: MakeRig) -> None:
     rig = make_rig()
     end_ns = rig.stream(4, 15.0)
-    assert call(rig, Trigger, "reset", Trigger.Request()).success
+    assert rig.call(Trigger, "reset", Trigger.Request()).success
     rig.stream(1, 15.0, start_ns=end_ns)
     assert rig.statistics.epoch == 2 and rig.statistics.start_reason == "requested"
 
@@ -468,7 +435,7 @@ def test_life_cycle(make_rig: MakeRig, tiny_bundle_path: Path) -> None:
         wait_for(lambda: rig.publisher.get_subscription_count() > 0, "the subscription")
         rig.stream(3, 15.0)
         assert rig.node.trigger_deactivate().name == "SUCCESS"
-        answer = call(rig, GetForecast, "get_forecast", GetForecast.Request())
+        answer = rig.call(GetForecast, "get_forecast", GetForecast.Request())
         assert not answer.success and "not active" in answer.message
         assert rig.node.trigger_cleanup().name == "SUCCESS"
         wait_for(lambda: rig.publisher.get_subscription_count() == 0, "the end of the subscription")

@@ -20,7 +20,8 @@ from gridkp_ros.node.recorder_node import RecorderNode
 from gridkp_ros.node.recording import BagWriter, RecordingError
 from gridkp_ros.node.replay_eval_node import ReplayEvalNode
 from gridkp_ros.node.running import Finished
-from support.ros_rig import Rig, wait_for
+from support.ros_rig import MakeRig
+from support.waiting import wait_for
 
 
 @pytest.fixture
@@ -62,9 +63,9 @@ def test_a_recording_that_breaks_off_ends_the_process_with_an_error(
 
 
 def test_an_evaluation_scores_the_part_of_the_image_that_the_predictor_saw(
-    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_rig: MakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = Rig(tiny_bundle_path, region_of_interest=[4, 0, 40, 60], stereo_half="right")
+    rig = make_rig(region_of_interest=[4, 0, 40, 60], stereo_half="right")
     node = record_to(tmp_path / "bag", rig.context, ReplayEvalNode)
     rig.executors[1].add_node(node)
     wait_for(lambda: node.view is not None, "the predictor's answer")
@@ -82,7 +83,6 @@ def test_an_evaluation_scores_the_part_of_the_image_that_the_predictor_saw(
     assert replay_eval_node._close(node) == 0
     assert (scored[0]["region"], scored[0]["half"]) == (Region(4, 0, 40, 60), "right")
     node.destroy_node()
-    rig.close()
 
 
 def test_an_evaluation_of_a_camera_that_failed_is_none(context: rclpy.Context, tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ def test_a_model_is_found_by_path_and_by_name_under_any_prefix(
         find_model("other")
 
 
+@pytest.mark.parametrize("name", ["m" * 5000, "~nobody-of-this-name/model", "a\0b", "/etc/hostname"])
+def test_a_name_that_no_file_can_have_is_refused_as_any_other(name: str) -> None:
+    with pytest.raises(ResourceError, match=r"no model .*manifest\.json") as caught:
+        find_model(name)
+    assert len(str(caught.value)) < 2000
+
+
 def test_a_missing_resource_says_where_it_was_looked_for() -> None:
     with pytest.raises(ResourceError, match=r"config/none\.yaml is not installed; looked in: .*gridkp"):
         find_resource("config/none.yaml")

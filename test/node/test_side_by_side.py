@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.conversions import image_message, stamp_ns, time_message
 from gridkp_ros.node.side_by_side_node import SideBySideNode
-from support.ros_rig import wait_for
+from support.waiting import wait_for
 
 MS = 1_000_000
 

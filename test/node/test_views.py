@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: node tests need rclpy")
+pytest.importorskip("gridkp_ros.msg", reason="the messages are not built: run them by `make test`")
+
 from std_msgs.msg import Header
 
 from gridkp_ros.node.markers import Scene, markers

@@ -26,14 +26,13 @@ from std_msgs.msg import Header
 from gridkp_ros.msg import KeypointForecast
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.srv import GetForecast
-from support.ros_rig import NS, Rig, picture, wait_for
+from support.ros_rig import NS, MakeRig, Rig, picture
+from support.waiting import held_back, wait_for
 
 
 @pytest.fixture
-def rig(tiny_bundle_path: Path) -> Iterator[Rig]:
-    made = Rig(tiny_bundle_path)
-    yield made
-    made.close()
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig()
 
 
 def test_images_above_the_limit_are_refused_and_the_limit_can_be_changed(rig: Rig) -> None:
@@ -47,42 +46,29 @@ def test_images_above_the_limit_are_refused_and_the_limit_can_be_changed(rig: Ri
     assert rig.statistics.absorbed == 5
 
 
-def test_a_compressed_image_that_unfolds_to_gigabytes_is_refused(tiny_bundle_path: Path) -> None:
-    rig = Rig(tiny_bundle_path, transport="compressed")
-    try:
-        png = bytearray(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
-        png[16:24] = (60_000).to_bytes(4, "big") * 2
-        publisher = rig.camera.create_publisher(CompressedImage, "image/compressed", 10)
-        wait_for(lambda: publisher.get_subscription_count() > 0, "the node's subscription")
-        rig.send(CompressedImage(header=Header(stamp=time_message(NS)), format="png", data=bytes(png)), publisher)
-        assert "of 60000x60000 has 3600000000 pixels, at most 16777216" in rig.statistics.last_error
-    finally:
-        rig.close()
+def test_a_compressed_image_that_unfolds_to_gigabytes_is_refused(make_rig: MakeRig) -> None:
+    rig = make_rig(transport="compressed")
+    png = bytearray(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
+    png[16:24] = (60_000).to_bytes(4, "big") * 2
+    publisher = rig.camera.create_publisher(CompressedImage, "image/compressed", 10)
+    wait_for(lambda: publisher.get_subscription_count() > 0, "the node's subscription")
+    rig.send(CompressedImage(header=Header(stamp=time_message(NS)), format="png", data=bytes(png)), publisher)
+    assert "of 60000x60000 has 3600000000 pixels, at most 16777216" in rig.statistics.last_error
 
 
-def test_more_requests_than_can_wait_are_refused_with_the_reason(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_requests_than_can_wait_are_refused_with_the_reason(rig: Rig) -> None:
     rig.stream(4, 15.0)
-    asked, answered = threading.Event(), threading.Event()
-    forecast = rig.node.predictor.forecast
-
-    def long(*options: object) -> object:
-        asked.set()
-        assert answered.wait(20.0)
-        return forecast(*options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.node.predictor, "forecast", long)
+    with held_back(rig.node.predictor, "forecast") as forecast:
         client = rig.camera.create_client(GetForecast, "/predictor_node/get_forecast")
         assert client.wait_for_service(10.0)
         futures = [client.call_async(GetForecast.Request())]
-        wait_for(asked.is_set, "the first request")
+        wait_for(forecast.begun.is_set, "the first request")
         for _ in range(9):
             futures.append(client.call_async(GetForecast.Request()))
             time.sleep(0.02)  # DDS's own queue holds ten
         wait_for(lambda: sum(f.done() for f in futures) >= 2, "a refusal")
         refused = [f.result() for f in futures if f.done()]
-        answered.set()
-        wait_for(lambda: all(f.done() for f in futures), "all answers")
+    wait_for(lambda: all(f.done() for f in futures), "all answers")
     assert len(refused) == 2
     assert all("8 requests are waiting already: ask again" in r.message and not r.success for r in refused)
     assert sum(f.result().success for f in futures) == 8
