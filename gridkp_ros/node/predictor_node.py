@@ -587,7 +587,10 @@ class PredictorNode(LifecycleNode):
     def _pictures_may_be_drawn(self) -> bool:
         """Pictures are for people and give way to a frame that waits to be absorbed, but not for long."""
         waiting, statistics = self._mailbox.peek(), self._statistics
-        late = waiting is not None and self._predictor.wants(stamp_ns(self._header(waiting).stamp))
+        try:
+            late = waiting is not None and self._predictor.wants(stamp_ns(self._header(waiting).stamp))
+        except ImageError:  # it will be refused when its turn comes
+            late = False
         if late and self._pictures_put_off < _PICTURES_PUT_OFF:
             self._pictures_put_off += 1
             statistics.pictures_put_off += 1

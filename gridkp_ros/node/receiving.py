@@ -14,6 +14,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from gridkp_ros.image_messages import ImageError
 from gridkp_ros.node.conversions import stamp_ns, time_message
 from gridkp_ros.node.mailbox import Mailbox
 from gridkp_ros.node.matching import endpoint_name, mismatch, of_node
@@ -64,8 +65,16 @@ class Received:
 
     @cached_property
     def message(self) -> Any:
-        """The message, a sensor_msgs Image or CompressedImage of rosbags; its pixels cannot be written to."""
-        return _TYPES.deserialize_cdr(self.data, self.kind)
+        """The message, a sensor_msgs Image or CompressedImage of rosbags; its pixels cannot be written to.
+
+        Raises ImageError where the bytes are no such message.
+        """
+        try:
+            return _TYPES.deserialize_cdr(self.data, self.kind)
+        except Exception as error:  # damaged bytes fail wherever they stop making sense
+            raise ImageError(
+                f"{len(self.data)} bytes that are no {self.kind} ({error}): look at what publishes them"
+            ) from error
 
     @cached_property
     def stamped(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 PACKAGE = "gridkp_ros"
 DEFAULT_MODEL = "dvrk_sim"
+_SHOWN = 300  # characters of a path in an error
 
 
 class ResourceError(FileNotFoundError):
@@ -40,11 +41,13 @@ def find_model(name: str) -> Path:
     """
     name = name or DEFAULT_MODEL
     inside = name.removeprefix("models/")
-    candidates = [Path(name).expanduser(), *(f / "models" / inside for f in share_folders())]
+    # Those of os.path say no where pathlib's raise: a name too long, a folder that is forbidden, ~ of no user.
+    candidates = [Path(os.path.expanduser(name)), *(f / "models" / inside for f in share_folders())]
     for folder in candidates:
-        if (folder / "manifest.json").is_file():
+        if os.path.isfile(folder / "manifest.json"):
             return (folder / "manifest.json").resolve().parent
+    looked = ", ".join(dict.fromkeys(str(folder)[:_SHOWN] for folder in candidates))
     raise ResourceError(
-        f"no model {name!r}: none of {', '.join(dict.fromkeys(map(str, candidates)))} holds a manifest.json. "
+        f"no model {name[:_SHOWN]!r}: none of {looked} holds a manifest.json that can be read. "
         "Give the folder of a bundle, or the name of one under models/"
     )

@@ -25,7 +25,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
             raise OSError("it is not a regular file")
         if status.st_size > max_bytes:
             raise OSError(f"it has {status.st_size} bytes, at most {max_bytes} are read")
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(f"it grew beyond {max_bytes} bytes while it was read")
+        content = file.read(status.st_size + 1)  # of max_bytes Python would ask the system first
+    if len(content) != status.st_size:
+        raise OSError("its size changed while it was read")
     return content
