@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support.no_network import refuse_network
 
+# PyTorch's and NumPy's, here and in processes begun here: on networks as small as these, two threads mostly wait for
+# each other; on a machine that is busy besides, many times as long as one thread computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 refuse_network()  # whatever is tested here, nothing of it may reach for the network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ from gridkp_ros.bench.onnx_flops import executed_flops, flops_of  # noqa: E402
 from gridkp_ros.cli import app  # noqa: E402
 from gridkp_ros.runtime import Bundle, Predictor  # noqa: E402
 from gridkp_ros.runtime.onnx_file import TensorType  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A bench sets the number of PyTorch's threads for its whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
