@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,14 +29,15 @@ class CvBridge:
 
 
 @pytest.fixture
-def install_cv_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def install_cv_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     def install(source: str) -> None:
         (tmp_path / "cv_bridge.py").write_text(source)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-        monkeypatch.delitem(__import__("sys").modules, "cv_bridge", raising=False)
+        monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
 
-    return install
+    yield install
+    sys.modules.pop("cv_bridge", None)  # else every node of later tests tries it
 
 
 def test_a_working_cv_bridge_is_used(install_cv_bridge) -> None:
