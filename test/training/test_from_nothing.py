@@ -61,5 +61,9 @@ def test_after_stage_1_it_goes_on_to_a_bundle_that_predicts(tmp_path: Path, monk
     for frame in list(open_source(video))[:12]:
         predictor.observe(frame.image, frame.stamp_ns)
     forecast = predictor.forecast(horizon_steps=5, num_samples=3)
-    assert forecast.points.shape == (3, 5, load_config(CONFIG).model.num_keypoints, 2)
+    keypoints = load_config(CONFIG).model.num_keypoints
+    assert forecast.points.shape == (3, 5, keypoints, 2)
     assert np.isfinite(forecast.points).all()
+    assert predictor.render(forecast, steps=[1, 5]).shape == (2, 32, 32, 3)
+    assert predictor.manifest.baselines.num_keypoints == keypoints
+    assert "baselines" not in predictor.manifest.provenance["training"]

@@ -91,7 +91,7 @@ def kill_in_the_middle(process: subprocess.Popen, out: Path, part: str, seconds:
 
 def test_a_run_killed_in_each_stage_ends_with_the_same_bytes(root: Path, tmp_path: Path) -> None:
     changes = {
-        "stage1.steps": 24, "stage2.steps": 24, "checkpoint_every": 3, "validate_every": 4,
+        "stage1.steps": 24, "stage2.steps": 24, "checkpoint_every": 3, "validate_every": 8,
         "trainer.accumulate_grad_batches": 2, "trainer.ema_decay": 0.8, "stage1.freeze_batch_norm": False,
     }  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -1,4 +1,4 @@
-"""A whole training on a small folder of frames: both stages, checkpoint, bundle; resumed, or refused."""
+"""A whole training on a small folder of frames: all parts and their checkpoint; resumed, continued, or refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from gridkp_ros.data.clips import ClipDataset, Recording  # noqa: E402
 from gridkp_ros.data.load import footage_recordings  # noqa: E402
 from gridkp_ros.export.bundle import ExportError, build_graphs, export  # noqa: E402
 from gridkp_ros.nets.gridkp import Vision  # noqa: E402
-from gridkp_ros.runtime import Predictor  # noqa: E402
 from gridkp_ros.sim import POINT_NAMES  # noqa: E402
 from gridkp_ros.training import run  # noqa: E402
 from gridkp_ros.training.checkpoint import load_checkpoint  # noqa: E402
@@ -50,26 +49,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_frames(root / "frames")
     config = root / "small.yaml"
     config.write_text(CONFIG.format(folder=root / "frames", steps=6))
-    export(train(config, out=root / "run"), root / "run/bundle")
+    train(config, out=root / "run")
     return root
-
-
-def test_the_bundle_predicts(trained: Path) -> None:
-    predictor = Predictor(trained / "run/bundle", warmup_frames=3)
-    image = np.zeros((48, 64, 3), np.uint8)
-    for i in range(4):
-        predictor.observe(image, round(i * 1e9 / 15))
-    forecast = predictor.forecast(horizon_steps=5, num_samples=3)
-    assert forecast.points.shape == (3, 5, 4, 2)
-    assert predictor.render(forecast, steps=[1, 5]).shape == (2, 32, 32, 3)
-    assert predictor.manifest.baselines.num_keypoints == 4
-    assert "baselines" not in predictor.manifest.provenance["training"]
 
 
 def test_ground_truth_anchors_keypoints_and_makes_a_probe(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the simulator's recordings do: the loss of the anchors falls, and the bundle names their points."""
+    """As the simulator's recordings do: the loss of the anchors falls, and the checkpoint names their points."""
     config = tmp_path / "anchored.yaml"
     text = (trained / "small.yaml").read_text().replace("num_keypoints: 4", "num_keypoints: 7")
     anchored = "stage1: {anchor_weight: 10, anchor_distance_weight: 5, learning_rate: 1.0e-2, "
@@ -81,12 +68,10 @@ def test_ground_truth_anchors_keypoints_and_makes_a_probe(
     points = np.repeat(disc[:, None], 6, axis=1)
     known = Recording("known", frames.frames, points, np.ones((len(points), 6), bool), POINT_NAMES)
     monkeypatch.setattr(run, "load_sources", lambda sources, config, unreadable: ([known] * 3, [1.0] * 3))
-    checkpoint = train(config, out=tmp_path / "run")
-    figures = load_checkpoint(checkpoint).record["stage1"]
+    checkpoint = load_checkpoint(train(config, out=tmp_path / "run"))
     middle = np.linalg.norm(disc - 15.5, axis=-1).mean()
-    assert figures["val/anchor_cells"] < 0.7 * middle
-    probe = export(checkpoint, tmp_path / "bundle").probe
-    assert probe is not None and probe.point_names == POINT_NAMES
+    assert checkpoint.record["stage1"]["val/anchor_cells"] < 0.7 * middle
+    assert checkpoint.probe is not None and checkpoint.probe.point_names == POINT_NAMES
 
 
 class Killed(Exception):
@@ -175,23 +160,23 @@ def test_synthesis_leaves_the_detector_alone(trained: Path) -> None:
         assert torch.equal(value, after[name]) == frozen, name
 
 
-def test_the_detector_alone_can_be_taken_from_a_bundle(trained: Path, tmp_path: Path) -> None:
+def test_the_detector_alone_can_be_taken(trained: Path, tmp_path: Path) -> None:
     """The new run keeps the keypoints and may have another synthesiser."""
     config = tmp_path / "other.yaml"
     text = (trained / "small.yaml").read_text().replace(", warp: true", "").replace("steps: 6", "steps: 1")
     config.write_text(text.replace("stage1: {", "stage1: {learning_rate: 1.0e-12, "))
     with pytest.raises(TrainingError, match="does not fit"):
-        train(config, out=tmp_path / "all", from_bundle=trained / "run/bundle", only="stage1")
+        train(config, out=tmp_path / "all", from_bundle=trained / "run/checkpoint", only="stage1")
     with pytest.raises(TrainingError, match="nothing called 'eyes'"):
-        train(config, out=tmp_path / "eyes", from_bundle=trained / "run/bundle", take="eyes", only="stage1")
-    train(config, out=tmp_path / "run", from_bundle=trained / "run/bundle", take="detector", only="stage1")
-    before = load_file(trained / "run/bundle/weights.safetensors")
+        train(config, out=tmp_path / "eyes", from_bundle=trained / "run/checkpoint", take="eyes", only="stage1")
+    train(config, out=tmp_path / "run", from_bundle=trained / "run/checkpoint", take="detector", only="stage1")
+    before = load_file(trained / "run/checkpoint/weights.safetensors")
     after = load_file(tmp_path / "run/stage1.safetensors")
     assert torch.allclose(before["vision.heatmap.weight"], after["heatmap.weight"], atol=1e-9)
     assert not torch.allclose(before["vision.merge.0.weight"], after["merge.0.weight"], atol=1e-9)
 
 
-def test_a_fine_tuned_bundle_keeps_a_share_of_what_it_was(trained: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_model_keeps_a_share_of_what_it_was(trained: Path, tmp_path: Path) -> None:
     config, start = trained / "small.yaml", trained / "run/checkpoint"
     with pytest.raises(TrainingError, match="name a bundle"):
         train(config, out=tmp_path / "none", changes={"start_share": 0.5})
@@ -219,7 +204,7 @@ def test_an_earlier_run_is_not_overwritten_by_accident(trained: Path, tmp_path: 
     with pytest.raises(TrainingError, match=r"other\.yaml is not what the run .* was begun with \(see config\.json"):
         train(other, out=copy, resume=True)  # nor did the refusal above make it the run's configuration
     with pytest.raises(TrainingError, match=r"--from .* is not what the run .* was begun with \(see start\.json"):
-        train(trained / "small.yaml", out=copy, resume=True, from_bundle=trained / "run/bundle")
+        train(trained / "small.yaml", out=copy, resume=True, from_bundle=trained / "run/checkpoint")
 
 
 def test_recordings_too_short_for_a_part_are_refused_before_training(trained: Path, tmp_path: Path) -> None:
