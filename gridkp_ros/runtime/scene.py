@@ -53,19 +53,42 @@ def cut_score(before: np.ndarray, after: np.ndarray) -> float:
         correlation = cv2.matchTemplate(window, block, cv2.TM_CCOEFF_NORMED)
         # Over an empty window the correlation is not a number; that is no match.
         best.append(np.max(correlation, where=np.isfinite(correlation), initial=0.0))
-    return float(1.0 - np.quantile(best, 1.0 - _QUANTILE))
+    return _lost(np.array(best))
 
 
 def is_cut(before: np.ndarray, after: np.ndarray, steps: float, threshold: float = DEFAULT_THRESHOLD) -> bool:
     """Say whether a new scene began between two pictures stamped `steps` model steps apart (never beyond 2.1)."""
     factor = next((factor for most, factor in _FACTOR_UP_TO_STEPS if steps <= most), None)
-    return factor is not None and cut_score(before, after) > threshold * factor
+    if factor is None or _score_at_rest(before, after) <= threshold * factor:
+        return False
+    return cut_score(before, after) > threshold * factor
+
+
+def _score_at_rest(before: np.ndarray, after: np.ndarray) -> float:
+    """As `cut_score`, of blocks that have not moved: never less, and enough for the pictures of a camera at rest."""
+    a, b = _blocks(before), _blocks(after)
+    textured = a.std(axis=1) >= _MIN_CONTRAST
+    a, b = (x[textured] - x[textured].mean(axis=1, keepdims=True) for x in (a, b))
+    size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return _lost(np.divide((a * b).sum(axis=1), size, out=np.zeros_like(size), where=size > 0).clip(min=0.0))
+
+
+def _lost(correlation: np.ndarray) -> float:
+    """What the best-matched blocks lose at most, of the correlation of each."""
+    last = len(correlation) - 1
+    return 1.0 - float(np.interp((1.0 - _QUANTILE) * last, np.arange(last + 1), np.sort(correlation)))
+
+
+def _blocks(band: np.ndarray) -> np.ndarray:
+    """Return the blocks of a band row by row, each flat: [blocks, pixels]."""
+    count = (_SIZE - _MARGIN) // _BLOCK
+    end = _MARGIN + count * _BLOCK
+    blocks = band[_MARGIN:end, _MARGIN:end].reshape(count, _BLOCK, count, _BLOCK)
+    return blocks.swapaxes(1, 2).reshape(count * count, _BLOCK * _BLOCK)
 
 
 def _textured_blocks(band: np.ndarray) -> list[tuple[int, int]]:
     """Return the top-left pixels (row, column) of the blocks that have something in them."""
-    count = (_SIZE - _MARGIN) // _BLOCK
-    end = _MARGIN + count * _BLOCK
-    blocks = band[_MARGIN:end, _MARGIN:end].reshape(count, _BLOCK, count, _BLOCK)
-    rows, columns = np.nonzero(blocks.std(axis=(1, 3)) >= _MIN_CONTRAST)
-    return [(_MARGIN + _BLOCK * int(r), _MARGIN + _BLOCK * int(c)) for r, c in zip(rows, columns, strict=True)]
+    textured = np.flatnonzero(_blocks(band).std(axis=1) >= _MIN_CONTRAST)
+    places = [divmod(int(index), (_SIZE - _MARGIN) // _BLOCK) for index in textured]
+    return [(_MARGIN + _BLOCK * row, _MARGIN + _BLOCK * column) for row, column in places]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gridkp_ros.geometry import InputSpec, Placement
+from gridkp_ros.runtime import scene
 from gridkp_ros.runtime.scene import cut_score, is_cut, structure
 
 RNG = np.random.default_rng(3)
@@ -71,6 +72,17 @@ def test_instruments_that_jump_across_the_picture_are_not_a_cut() -> None:
 def test_a_camera_that_pans_is_not_a_cut() -> None:
     for shift in range(5):
         assert not cut(view(1), view(1, 16 + shift, 16 - shift))
+
+
+def test_a_search_that_would_find_no_cut_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What blocks lose that stay where they were bounds what is left after a search: no decision changes."""
+    pictures = [structure(view(seed, 16 + shift, 16 - shift)) for seed in range(4) for shift in range(-5, 6)]
+    pairs = [(a, b) for a in pictures for b in pictures]
+    assert all(scene._score_at_rest(a, b) >= cut_score(a, b) - 1e-5 for a, b in pairs)
+    searched = [cut_score(a, b) > scene.DEFAULT_THRESHOLD for a, b in pairs]
+    assert [is_cut(a, b, 1) for a, b in pairs] == searched and 0 < sum(searched) < len(pairs)
+    monkeypatch.setattr(scene, "cut_score", lambda *pair: pytest.fail("searched although nothing moved"))
+    assert not cut(view(0), view(0))
 
 
 def test_a_picture_with_nothing_in_it_has_no_structure() -> None:
