@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,16 @@ from support.no_network import refuse_network
 # each other; on a machine that is busy besides, many times as long as one thread computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 refuse_network()  # whatever is tested here, nothing of it may reach for the network
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """Memory that a training keeps for its next step (training/allocator.py) is not kept until the last test."""
+    yield
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture(scope="session")
