@@ -27,6 +27,7 @@ class Health:
 
     def __init__(self, node: PredictorNode) -> None:
         self._node = node
+        self._memory = _Memory()
         self._cpu_s, self._looked_s = time.process_time(), time.monotonic()
         self._told: dict[str, tuple[int, str]] = {}  # the last verdict of each aspect
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -175,7 +176,7 @@ class Health:
         values = {
             "state": node.state,
             "cpu_percent": f"{cpu:.0f}",
-            "rss_mb": f"{_resident_mb():.1f}",
+            "rss_mb": f"{self._memory.resident_mb():.1f}",
             "executor": type(node.executor).__name__,
             "rmw": rclpy.get_rmw_implementation_identifier(),
             "dds_transport": chosen_transport() or "default",
@@ -191,6 +192,13 @@ def _namesakes(node: PredictorNode) -> int:
     return sum(other == own for other in node.get_node_names_and_namespaces())
 
 
-def _resident_mb() -> float:
-    """Memory of this process, MiB (Linux's /proc)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_MB
+class _Memory:
+    """Memory of this process (Linux's /proc). Its file stays open: it is of use when no other can be opened."""
+
+    def __init__(self) -> None:
+        self._file = Path("/proc/self/statm").open("rb", buffering=0)  # noqa: SIM115
+
+    def resident_mb(self) -> float:
+        """Return the resident memory, MiB."""
+        self._file.seek(0)
+        return int(self._file.read(200).split()[1]) * _PAGE_MB

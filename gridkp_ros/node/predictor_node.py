@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -56,6 +57,7 @@ from gridkp_ros.node.transport import receive_mostly
 from gridkp_ros.runtime import Bundle, BundleError, Forecast, Predictor, PredictorError
 from gridkp_ros.runtime.engine import EngineError, choose_provider, telling
 
+_FRAMES_NAMED, _SHOWN = 3, 300  # of an exception: calls, characters
 _PICTURES_PUT_OFF = 4  # in a row: then somebody who looks sees something again
 
 
@@ -616,7 +618,9 @@ class PredictorNode(LifecycleNode):
     def report_failure(self, error: Exception) -> None:
         """Count and log an exception that nothing in this package raises on purpose."""
         self._statistics.failures += 1
-        self._complain(f"unexpected {type(error).__name__}: {error}")
+        frames = traceback.extract_tb(error.__traceback__)[-_FRAMES_NAMED:]
+        where = " > ".join(f"{Path(frame.filename).stem}.{frame.name}" for frame in frames)
+        self._complain(f"unexpected {type(error).__name__}: {str(error)[:_SHOWN]} (in {where}); the node goes on")
         self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=60.0)
 
 
@@ -659,7 +663,10 @@ def _autostart(node: PredictorNode) -> bool:
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the exit status is 1 if `autostart` fails."""
     receive_mostly()
-    return run_node("predictor_node", PredictorNode, args, start=_autostart, close=PredictorNode.stop)
+    return run_node(
+        "predictor_node", PredictorNode, args, start=_autostart, close=PredictorNode.stop,
+        go_on=PredictorNode.report_failure,
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ import gc
 import os
 import signal
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
+from itertools import chain
 
 import rclpy
-from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -19,6 +23,7 @@ from gridkp_ros.node.transport import clean_shared_memory, shared_memory_problem
 
 EXECUTORS = ("single", "multi", "events")
 _EVENTS_TURN_S = 0.5
+_BREATH_S = 0.01
 
 
 class Finished(Exception):
@@ -53,8 +58,25 @@ def make_executor(name: str = "") -> Executor:
     return SingleThreadedExecutor()
 
 
-def spin(executor: Executor) -> None:
-    """Run callbacks until the context is shut down."""
+def spin(executor: Executor, go_on: Callable[[Exception], None] | None = None) -> None:
+    """Run callbacks until the context is shut down.
+
+    go_on is told of what a callback raises, or rclpy itself between two of them; without it that ends the spinning.
+    """
+    while executor.context.ok():
+        try:
+            _spin(executor)
+        except (Finished, ExternalShutdownException):
+            raise
+        except Exception as error:  # /clock before 1970, a message that memory does not suffice for
+            if go_on is None or not executor.context.ok():
+                raise
+            _free_groups(executor)
+            go_on(error)
+            time.sleep(_BREATH_S)  # what fails at once again shall not take the processor
+
+
+def _spin(executor: Executor) -> None:
     if isinstance(executor, SingleThreadedExecutor | MultiThreadedExecutor):
         executor.spin()
         return
@@ -64,6 +86,52 @@ def spin(executor: Executor) -> None:
         executor.spin_until_future_complete(never, _EVENTS_TURN_S)
 
 
+def _free_groups(executor: Executor) -> None:
+    """Free the callback group of a message that could not be taken; rclpy leaves it occupied, and its node deaf."""
+    if not isinstance(executor, SingleThreadedExecutor):
+        return
+    for node in executor.get_nodes():
+        for entity in chain(node.subscriptions, node.services, node.clients, node.timers, node.waitables):
+            if getattr(entity, "_executor_event", False):
+                entity._executor_event = False
+                if getattr(entity.callback_group, "_active_entity", None) is entity:
+                    entity.callback_group.ending_execution(entity)
+
+
+def log_file_problem() -> str | None:
+    """Return a sentence where rcl could not write its log file, which would end the process; None where it can."""
+    folder = os.environ.get("ROS_LOG_DIR") or os.path.join(os.environ.get("ROS_HOME") or "~/.ros", "log")
+    try:
+        if folder.startswith("~") and not os.environ.get("HOME"):
+            raise OSError("HOME is not set")
+        os.makedirs(os.path.expanduser(folder), exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.path.expanduser(folder)):
+            return None
+    except OSError as error:
+        return (
+            f"there is no log file, {folder} cannot be written ({error}): what is logged goes to the terminal and to "
+            "/rosout alone. Set ROS_LOG_DIR to a folder that can"
+        )
+
+
+def _end_by_hangup() -> None:
+    """Let SIGHUP, of a terminal that closes, end the process as SIGTERM does, unless it is ignored (nohup)."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        return
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
+    # The main thread waits in rclpy for messages, and would run a handler when the next one comes.
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while signal.SIGHUP not in os.read(heard, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, name="hangup", daemon=True).start()
+
+
 def run_node(
     name: str,
     make: Callable[[], Node],
@@ -71,21 +139,31 @@ def run_node(
     *,
     start: Callable[[Node], bool] = lambda node: True,
     close: Callable[[Node], int | None] = lambda node: None,
+    go_on: Callable[[Node, Exception], None] | None = None,
 ) -> int:
     """Make a node, spin it until it is interrupted or raises Finished, and close it; return the exit status.
 
     start(node) runs before spinning and ends the process with status 1 by returning False. close(node) runs at the end
-    and may return an exit status. An error of this package that `make` raises, or a parameter that is not what was
-    declared, is said in one sentence (status 1). `--help` says how parameters are given.
+    and may return an exit status. go_on(node, error) is told of what a callback raises, which else ends the process. An
+    error of this package or of rclpy that `make` raises is said in one sentence (status 1). A terminal that closes ends
+    the node as SIGTERM does. `--help` says how parameters are given.
     """
     if {"-h", "--help"} & set(sys.argv[1:] if args is None else args):
         print(f"{name}: a node of gridkp_ros; its parameters and topics stand in docs/ros.md.\n"
               f"usage: {name} [--ros-args -p PARAMETER:=VALUE ... -r TOPIC:=OTHER ... --params-file FILE]")
         return 0
     clean_shared_memory()
-    problem = shared_memory_problem()
-    rclpy.init(args=args)
-    if problem is not None:
+    problems = [shared_memory_problem()]
+    if (problem := log_file_problem()) is not None:
+        problems.append(problem)
+        args = [*(sys.argv if args is None else args), "--ros-args", "--disable-external-lib-logs"]
+    try:
+        rclpy.init(args=args)
+    except Exception as error:  # of the domain, the transport's profile or the arguments: rclpy has many classes
+        print(f"{name} cannot start: {error}", file=sys.stderr)
+        return 1
+    _end_by_hangup()
+    for problem in filter(None, problems):
         get_logger(name).error(problem)
     try:
         executor = make_executor()
@@ -95,7 +173,7 @@ def run_node(
         return 130
     except Exception as error:
         rclpy.try_shutdown()
-        if not (isinstance(error, ParameterException) or type(error).__module__.startswith("gridkp_ros.")):
+        if not type(error).__module__.startswith(("gridkp_ros.", "rclpy.")):
             raise
         get_logger(name).error(str(error))
         return 1
@@ -105,7 +183,7 @@ def run_node(
         if start(node):
             # What is there now stays: a collection that looks through all of it stops every thread for 20 ms.
             gc.freeze()
-            spin(executor)
+            spin(executor, None if go_on is None else partial(go_on, node))
         elif executor.context.ok():  # else interrupted while it started
             status = 1
     except Finished as finished:

@@ -33,6 +33,7 @@ _STEP = 1e-4  # of the numerical derivative of distortion, at depth 1
 _BACK_PX = 0.5  # an undistorted point must be distorted back to where it came from
 _ROUNDS, _CLOSE = 20, 1e-9  # of undistortion, at the most; what it may still be off by at depth 1
 _SAME_SHAPE = 0.01
+_ABSURD, _LEAST_FOCAL_PX = 1e9, 1e-3  # beyond these numbers overflow, or mean nothing
 
 
 class StereoError(ValueError):
@@ -89,8 +90,10 @@ class CameraModel:
         d, k, r, p = (np.asarray(v, dtype=np.float64) for v in (d, k, r, p))
         if not all(np.isfinite(v).all() for v in (d, k, r, p)):
             raise StereoError(f"{name} holds values that are not numbers: calibrate the camera again")
+        if any(np.abs(v).max(initial=0.0) > _ABSURD for v in (d, k, p)):
+            raise StereoError(f"{name} holds values beyond {_ABSURD:g}, which no lens has: calibrate the camera again")
         k, r, p = k.reshape(3, 3), r.reshape(3, 3), p.reshape(3, 4)
-        if width <= 0 or height <= 0 or k[0, 0] <= 0 or k[1, 1] <= 0:
+        if width <= 0 or height <= 0 or min(k[0, 0], k[1, 1]) < _LEAST_FOCAL_PX:
             raise StereoError(
                 f"{name} is of an uncalibrated camera ({width}x{height} pixels, focal lengths {k[0, 0]:g} and "
                 f"{k[1, 1]:g}): calibrate it, with ROS's camera_calibration for example"
@@ -100,7 +103,7 @@ class CameraModel:
         model = distortion_model or "plumb_bob"
         if model not in _LENGTHS:
             raise StereoError(
-                f"{name} has distortion_model {distortion_model!r}: use one of {', '.join(_LENGTHS)}, "
+                f"{name} has distortion_model {distortion_model[:40]!r}: use one of {', '.join(_LENGTHS)}, "
                 "or rectified images"
             )
         if not d.any():

@@ -182,6 +182,9 @@ def test_what_both_eyes_get_wrong_alike_is_told_from_what_each_gets_wrong_alone(
     ("changes", "message"),
     [
         ({"k": np.zeros(9)}, "uncalibrated camera .*calibrate it"),
+        ({"k": [1e-300, 0, 0, 0, 1e-300, 0, 0, 0, 1]}, "uncalibrated"),
+        ({"k": [1e300, 0, 0, 0, 1e300, 0, 0, 0, 1]}, r"beyond 1e\+09, which no lens has"),
+        ({"d": [1e30] * 5}, "no lens has"),
         ({"width": 0}, "uncalibrated"),
         ({"d": [np.nan] * 5}, "not numbers"),
         ({"distortion_model": "thin_prism"}, "distortion_model 'thin_prism': use one of plumb_bob"),
