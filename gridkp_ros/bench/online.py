@@ -49,7 +49,6 @@ LONG_S = 0.5  # a run so long needs no run before its block
 ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-
 @dataclass(frozen=True)
 class Work:
     """What is timed. observe: a frame is taken in; samples x steps are forecast; render: frames drawn."""
@@ -184,7 +183,7 @@ class Onnx(Side):
 
     def noise(self, samples: int, steps: int) -> np.ndarray:
         """What `forecast` draws, [S,T,...]."""
-        return self.predictor._noise(samples, steps, self.predictor.temperature, self.predictor.seed)[0]
+        return self.predictor.draw_noise(samples, steps, self.predictor.temperature, self.predictor.seed)[0]
 
     def render(self) -> np.ndarray:
         if self.drawn is None or self.drawn.epoch != self.predictor.epoch:

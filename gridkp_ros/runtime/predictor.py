@@ -453,8 +453,8 @@ class Predictor:
             pose[view, int(index), :2] = place
         return pose
 
-    def _noise(self, num_samples: int, num_steps: int, temperature: float, seed: int) -> np.ndarray:
-        """Noise of a forecast, float32 [B, S, T, ...]: zero for sample 0, an own stream for each other.
+    def draw_noise(self, num_samples: int, num_steps: int, temperature: float, seed: int) -> np.ndarray:
+        """Noise of a forecast from here, float32 [B, S, T, ...]: zero for sample 0, an own stream for each other.
 
         It is the same for every view: a sample is one future, whichever eye sees it.
         """
@@ -482,7 +482,7 @@ class Predictor:
                 f"horizon_steps={horizon_steps}, num_samples={num_samples} would take {needed >> 20} MiB with this "
                 f"model, at most {MAX_BYTES_PER_FORECAST >> 20} MiB are given: ask for fewer samples"
             )
-        noise = self._noise(num_samples, horizon_steps, temperature, seed)
+        noise = self.draw_noise(num_samples, horizon_steps, temperature, seed)
         try:
             pose, spread, confidence = self._roll_out(state, noise)
         except EngineError as error:

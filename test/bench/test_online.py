@@ -49,7 +49,7 @@ def test_eager_computes_what_the_graphs_compute(untrained_bundle_path: Path) -> 
         np.testing.assert_array_equal(observed.pose, pose)
         np.testing.assert_allclose(observed.confidence, confidence, atol=1e-4)
     forecast = ours.forecast(4, 3)
-    poses, spread, near = theirs.forecast(3, 4, ours._noise(3, 4, 1.0, 0)[0])
+    poses, spread, near = theirs.forecast(3, 4, ours.draw_noise(3, 4, 1.0, 0)[0])
     np.testing.assert_array_equal(forecast.pose, poses.numpy())
     np.testing.assert_allclose(forecast.confidence, near.mean(dim=0).numpy(), atol=1e-4)
     mean = poses.double().mean(dim=0)
