@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,35 +74,42 @@ def keypoints_message(observation: Observation, header: Header, model_id: str) -
     )
 
 
+def common_fields(forecast: Forecast, header: Header, latency_ns: int) -> dict[str, Any]:
+    """Return what a forecast's messages, in the image and in space, say alike."""
+    return {
+        "header": header,
+        "epoch": forecast.epoch,
+        "period": duration_message(forecast.period_ns),
+        "time_from_start": [duration_message(t) for t in forecast.time_from_start_ns],
+        "trusted_steps": forecast.trusted_steps,
+        "num_samples": forecast.points.shape[0],
+        "num_keypoints": forecast.points.shape[2],
+        "sample_weights": flat(forecast.sample_weights),
+        "point_names": list(forecast.point_names),
+        "latency": duration_message(latency_ns),
+        "frames_since_start": forecast.frames_since_start,
+        "model_id": forecast.model_id,
+    }
+
+
 def forecast_message(
     forecast: Forecast, header: Header, *, frames_dropped: int = 0, latency_ns: int = UNKNOWN_LATENCY_NS
 ) -> KeypointForecast:
     """Convert a forecast; latency_ns is the time from exposure to publication."""
     return KeypointForecast(
-        header=header,
-        epoch=forecast.epoch,
-        period=duration_message(forecast.period_ns),
-        time_from_start=[duration_message(t) for t in forecast.time_from_start_ns],
-        trusted_steps=forecast.trusted_steps,
-        num_samples=forecast.points.shape[0],
-        num_keypoints=forecast.points.shape[2],
+        **common_fields(forecast, header, latency_ns),
         image_width=forecast.image_width,
         image_height=forecast.image_height,
         points=flat(forecast.points),
-        sample_weights=flat(forecast.sample_weights),
         mean=flat(forecast.mean),
         covariance=flat(forecast.covariance),
         confidence=flat(forecast.confidence),
-        point_names=list(forecast.point_names),
         named_mean=flat(forecast.named_mean),
         named_covariance=flat(forecast.named_covariance),
-        latency=duration_message(latency_ns),
         trust=forecast.trust.value,
         recent_error=forecast.trust.recent_error,
         novelty=forecast.trust.novelty,
-        frames_since_start=forecast.frames_since_start,
         frames_dropped=frames_dropped,
-        model_id=forecast.model_id,
     )
 
 

@@ -8,7 +8,7 @@ from std_msgs.msg import Header
 from gridkp_ros.geometry import stereo_half
 from gridkp_ros.msg import GridKeypoints3D, KeypointForecast3D
 from gridkp_ros.node.cameras import LEFT, RIGHT, Cameras
-from gridkp_ros.node.conversions import duration_message, flat
+from gridkp_ros.node.conversions import common_fields, flat
 from gridkp_ros.runtime import Forecast, Observation, Predictor
 from gridkp_ros.runtime.space import Eyes, Placed
 from gridkp_ros.runtime.stereo import Points3D, StereoRig
@@ -48,24 +48,13 @@ def forecast_3d_message(
 ) -> KeypointForecast3D:
     """Convert a forecast: its mean as placed, and every sample."""
     return KeypointForecast3D(
-        header=header,
-        epoch=forecast.epoch,
-        period=duration_message(forecast.period_ns),
-        time_from_start=[duration_message(t) for t in forecast.time_from_start_ns],
-        trusted_steps=forecast.trusted_steps,
-        num_samples=forecast.points.shape[0],
-        num_keypoints=forecast.points.shape[2],
+        **common_fields(forecast, header, latency_ns),
         points=flat(samples.points),
-        sample_weights=flat(forecast.sample_weights),
         mean=flat(placed.keypoints.points),
         covariance=flat(placed.keypoints.covariance),
         status=flat(placed.keypoints.status, "B"),
-        point_names=list(forecast.point_names),
         named_mean=flat(placed.named.points),
         named_covariance=flat(placed.named.covariance),
         named_status=flat(placed.named.status, "B"),
-        latency=duration_message(latency_ns),
         trust=min(view.trust.value for view in forecast.views),
-        frames_since_start=forecast.frames_since_start,
-        model_id=forecast.model_id,
     )
