@@ -65,7 +65,7 @@ class Keeper(Callback):
         self.folder, self.name, self.config, self.module = folder, name, config, module
         self.options: OptimiserConfig = getattr(config, name)
         self.loader, self.validation, self.timer, self.average = loader, Readable(validation), timer, average
-        self.step, self.waited_before_s, self.elapsed_before_s = 0, 0.0, 0.0
+        self.step, self.waited_before_s = 0, 0.0
         self.figures: dict[str, float] = {}
         self.best: dict[str, Any] | None = None
         self.mark: float | None = None  # the figure from which an improvement is counted for early stopping
