@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -28,11 +27,11 @@ refuse_network()  # whatever is tested here, nothing of it may reach for the net
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory_goes_back() -> Iterator[None]:
     """Memory that a training keeps for its next step (training/allocator.py) is not kept until the last test."""
+    from gridkp_ros.bench.memory import give_back
+
     yield
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
+    give_back()
 
 
 @pytest.fixture(scope="session")

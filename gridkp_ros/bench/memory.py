@@ -18,11 +18,16 @@ def peak_mb() -> float:
     return _status("VmHWM")
 
 
-def forget_peak() -> None:
-    """Give freed memory back to the system, and let the peak begin anew from what is resident now."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library (glibc) can be told so."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def forget_peak() -> None:
+    """Give freed memory back, and let the peak begin anew from what is resident now."""
+    give_back()
     Path("/proc/self/clear_refs").write_text(_FORGET_PEAK)
 
 
