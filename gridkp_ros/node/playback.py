@@ -20,9 +20,20 @@ _LATE_S = 0.5
 _MATCH_S = 0.5
 
 
+class PlaybackError(ValueError):
+    """A parameter of a node that publishes images cannot be used."""
+
+
+def reliability_policy(reliability: str) -> ReliabilityPolicy:
+    """Return what "reliable" or "best_effort" name. Raises PlaybackError for anything else."""
+    if reliability not in ("reliable", "best_effort"):
+        raise PlaybackError(f"reliability is {reliability[:40]!r}: use 'reliable' or 'best_effort'")
+    return ReliabilityPolicy[reliability.upper()]
+
+
 def camera_qos(reliability: str) -> QoSProfile:
     """Return the quality of service images are published with: "reliable" or "best_effort", a few kept."""
-    return QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
+    return QoSProfile(depth=5, reliability=reliability_policy(reliability))
 
 
 class Playback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -43,8 +44,9 @@ class RecorderNode(Node):
         super().__init__(name, **kwargs)
         forward_logging(self.get_logger())
         bag = self.declare_parameter("bag", "bag").value
-        if Path(bag).exists():
-            raise RecordingError(f"{bag} exists already: give another path by the parameter bag, or move it away")
+        if not bag or os.path.lexists(bag):  # of a name too long pathlib would raise here
+            what = f"{bag} exists already" if bag else "the bag has no name"
+            raise RecordingError(f"{what}: give another path by the parameter bag, or move it away")
         self.predictor = predictor = self.declare_parameter("predictor", "predictor_node").value
         truth = self.declare_parameter("truth", "camera_sim_node/truth").value
         self.path = Path(bag)
@@ -102,10 +104,13 @@ class RecorderNode(Node):
         except Exception as error:  # a full disk, say: this thread would die unheard, and the node go on for nothing
             self.failure = error
             if self._opened.is_set():
-                self.get_logger().error(
-                    f"recording to {self.path} stops: {error}. What was written up to a second before stays in its "
-                    ".db3 file; `ros2 bag reindex` makes the metadata.yaml that is missing"
+                left = (
+                    "What was written up to a second before stays in its .db3 file; `ros2 bag reindex` makes the "
+                    "metadata.yaml that is missing"
+                    if self.path.is_dir()
+                    else "Its folder was taken away"
                 )
+                self.get_logger().error(f"recording to {self.path} stops: {error}. {left}")
         finally:
             self._opened.set()
 

@@ -28,7 +28,7 @@ from gridkp_ros.evaluation.scoring import ForecastScorer, PointTruth, point_trut
 from gridkp_ros.evaluation.storyboard import Storyboard
 from gridkp_ros.evaluation.strips import View
 from gridkp_ros.geometry import InputSpec, Placement, Region, seen_parts
-from gridkp_ros.image_messages import message_to_array
+from gridkp_ros.image_messages import ImageError, message_to_array
 from gridkp_ros.node.resources import find_resource
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,10 @@ class BagWriter:
 
     def write_image(self, topic: str, arrival_ns: int, data: bytes) -> None:
         """Append a serialised sensor_msgs/Image as a JPEG on topic/compressed. Raises ImageError, cv2.error."""
-        message = self._store.deserialize_cdr(data, "sensor_msgs/msg/Image")
+        try:
+            message = self._store.deserialize_cdr(data, "sensor_msgs/msg/Image")
+        except Exception as error:  # damaged bytes fail wherever they stop making sense
+            raise ImageError(f"{len(data)} bytes are no sensor_msgs/msg/Image ({error})") from error
         image = message_to_array(message)
         if image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: node tests need rclpy")
@@ -13,9 +14,12 @@ pytest.importorskip("gridkp_ros.msg", reason="the messages are not built: run th
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
+from std_msgs.msg import Header
 
 from gridkp_ros.geometry import Region
 from gridkp_ros.node import recorder_node, replay_eval_node
+from gridkp_ros.node.conversions import image_message
 from gridkp_ros.node.recorder_node import RecorderNode
 from gridkp_ros.node.recording import BagWriter, RecordingError
 from gridkp_ros.node.replay_eval_node import ReplayEvalNode
@@ -33,7 +37,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[rclpy.Context]:
     rclpy.try_shutdown(context=made)
 
 
-def record_to(bag: Path, context: rclpy.Context, kind: type[RecorderNode] = RecorderNode) -> RecorderNode:
+def record_to(bag: Path | str, context: rclpy.Context, kind: type[RecorderNode] = RecorderNode) -> RecorderNode:
     return kind(context=context, parameter_overrides=[Parameter("bag", value=str(bag))])
 
 
@@ -41,6 +45,21 @@ def test_a_path_that_cannot_be_written_is_refused(context: rclpy.Context, tmp_pa
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RecordingError, match="file/bag cannot be written"):
         record_to(tmp_path / "file" / "bag", context)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "has no name"), ("b" * 300, "too long"), (".", "exists already")])
+def test_a_name_that_no_bag_can_have_is_refused(context: rclpy.Context, name: str, reason: str) -> None:
+    with pytest.raises(RecordingError, match=reason):
+        record_to(name, context)
+
+
+def test_an_image_that_is_none_does_not_end_the_recording(context: rclpy.Context, tmp_path: Path) -> None:
+    node = record_to(tmp_path / "bag", context)
+    good = bytes(serialize_message(image_message(np.zeros((4, 6, 3), np.uint8), Header())))
+    for data in (good, b"\x00\x01\x00\x00" + bytes(range(200)), b"", good[:40], good):
+        node._on_message("/image", "sensor_msgs/msg/Image", data)
+    assert node.close() == {"/image/compressed": 2} and node.failure is None
+    node.destroy_node()
 
 
 def test_a_recording_that_breaks_off_ends_the_process_with_an_error(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Iterator
 
@@ -13,11 +14,13 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: node tests 
 pytest.importorskip("gridkp_ros.msg", reason="the messages are not built: run them by `make test`")
 
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from gridkp_ros.image_messages import message_to_array
 from gridkp_ros.node.conversions import image_message, stamp_ns, time_message
+from gridkp_ros.node.playback import PlaybackError
 from gridkp_ros.node.side_by_side_node import SideBySideNode
 from support.waiting import wait_for
 
@@ -85,3 +88,47 @@ def test_images_that_do_not_fit_are_refused_and_the_next_pair_comes(
     wait_for(lambda: len(pair.seen) == 1, "the next pair")
     assert message_to_array(pair.seen[0])[0, 0, 0] == 2
     assert "both must be alike" in capfd.readouterr().err
+
+
+def test_an_eye_that_finds_no_other_is_said(pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+    said = ""
+
+    def heard(sentence: str) -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return sentence in said
+
+    def left_alone() -> bool:
+        for time_ms in range(0, 500, 33):
+            pair.send("left", time_ms, 10)
+        return heard("left images find no right one: none comes on /right/image")
+
+    wait_for(left_alone, "the sentence")
+
+
+def test_eyes_that_are_apart_are_said(pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+    said, sentence = "", re.compile(r"images find no .* one: the nearest is stamped \d+\.\d ms .*tolerance_s is 0\.005")
+
+    def apart() -> bool:
+        nonlocal said
+        for time_ms in range(0, 500, 40):
+            pair.send("left", time_ms, 10)
+            pair.send("right", time_ms + 20, 10)
+        said += capfd.readouterr().err
+        return bool(sentence.search(said))
+
+    wait_for(apart, "the sentence")
+    assert not pair.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [("tolerance_s", float("nan"), "tolerance_s is nan"), ("tolerance_s", -1.0, "0 to 1.0 seconds"),
+     ("reliability", "sure", "reliability is 'sure': use 'reliable' or 'best_effort'")],
+)  # fmt: skip
+def test_a_parameter_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object, sentence: str
+) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    with rclpy.init(context=rclpy.Context()) as context, pytest.raises(PlaybackError, match=sentence):
+        SideBySideNode(context=context.context, parameter_overrides=[Parameter(name, value=value)])
