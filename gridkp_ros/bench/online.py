@@ -36,6 +36,7 @@ from gridkp_ros.bench.peak import SIZES, matmul_peak
 from gridkp_ros.bench.train import BenchError, processor, shipped_clip
 from gridkp_ros.data.sources import open_source
 from gridkp_ros.runtime import Bundle, Forecast, Predictor, PredictorError
+from gridkp_ros.runtime.engine import ORT_NAMES
 from gridkp_ros.runtime.variants import EQUAL
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ COMPARED = 15  # frames that all sides see before their keypoints are compared
 RENDERED = 10  # frames of "render10"
 BLOCK_S = 0.25  # of runs of one side before the next one's turn
 LONG_S = 0.5  # a run so long needs no run before its block
-ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
 @dataclass(frozen=True)

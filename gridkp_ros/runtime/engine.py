@@ -26,19 +26,18 @@ from gridkp_ros.runtime.onnx_file import TensorType
 SPIN_US = 50  # longest that a thread waits for more work before it sleeps
 SPIN_SINCE = (1, 31)  # the ONNX Runtime with which it was measured; older ones may not know the limit
 
-PROVIDERS = ("cpu", "cuda", "tensorrt", "auto")
-
-_LOG = logging.getLogger(__name__)
-_ORT_NAMES = {
+ORT_NAMES = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+PROVIDERS = (*ORT_NAMES, "auto")
+
+_LOG = logging.getLogger(__name__)
 _INSTALL = {
     "cuda": "install onnxruntime-gpu (in place of onnxruntime) with the CUDA and cuDNN versions it names",
     "tensorrt": "install onnxruntime-gpu (in place of onnxruntime) and TensorRT of the version it names",
 }
-
 
 Value = np.ndarray | onnxruntime.OrtValue  # of a graph: an array, or what lies on the device
 
@@ -116,7 +115,7 @@ class Engine:
     def _telling(self, feeds: Mapping[str, Value]) -> contextlib.AbstractContextManager[None]:
         """TensorRT builds an engine when it first meets a shape: say so while it lasts."""
         shapes = tuple(shape_of(value) for value in feeds.values())
-        if self.provider != _ORT_NAMES["tensorrt"] or shapes in self._prepared:
+        if self.provider != ORT_NAMES["tensorrt"] or shapes in self._prepared:
             return contextlib.nullcontext()
         self._prepared.add(shapes)
         return telling(f"TensorRT prepares {self.path.name} for inputs of {len(feeds)} shapes not met before")
@@ -148,8 +147,8 @@ def choose_provider(provider: str) -> str:
         raise EngineError(f"provider {provider!r}: use one of {', '.join(PROVIDERS)}")
     available = onnxruntime.get_available_providers()
     if provider == "auto":
-        return "cuda" if _ORT_NAMES["cuda"] in available else "cpu"
-    if _ORT_NAMES[provider] not in available:
+        return "cuda" if ORT_NAMES["cuda"] in available else "cpu"
+    if ORT_NAMES[provider] not in available:
         raise EngineError(
             f"provider {provider!r} is not in this ONNX Runtime {onnxruntime.__version__} (it has "
             f"{', '.join(available)}): {_INSTALL[provider]}, or use provider 'cpu'"
@@ -181,12 +180,12 @@ def provider_list(provider: str, content: bytes, half: bool) -> list[str | tuple
     content: the graph's file, by which TensorRT's cache knows it. half: the graph computes in half precision where it
     says so. The options for CUDA and TensorRT have not been run on a GPU yet.
     """
-    cuda = (_ORT_NAMES["cuda"], {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"})
+    cuda = (ORT_NAMES["cuda"], {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"})
     if provider == "cpu":
-        return [_ORT_NAMES["cpu"]]
+        return [ORT_NAMES["cpu"]]
     # The CPU takes the few nodes (shape arithmetic) that a GPU provider leaves out.
     if provider == "cuda":
-        return [cuda, _ORT_NAMES["cpu"]]
+        return [cuda, ORT_NAMES["cpu"]]
     cache = str(engine_cache(hashlib.sha256(content).hexdigest()))
     tensorrt = {
         "trt_engine_cache_enable": "1",
@@ -195,11 +194,11 @@ def provider_list(provider: str, content: bytes, half: bool) -> list[str | tuple
         "trt_timing_cache_path": cache,
         "trt_fp16_enable": "1" if half else "0",
     }
-    return [(_ORT_NAMES["tensorrt"], tensorrt), cuda, _ORT_NAMES["cpu"]]
+    return [(ORT_NAMES["tensorrt"], tensorrt), cuda, ORT_NAMES["cpu"]]
 
 
 def _open_session(content: bytes, path: Path, provider: str, num_threads: int) -> onnxruntime.InferenceSession:
-    name = _ORT_NAMES[provider]
+    name = ORT_NAMES[provider]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
