@@ -16,6 +16,7 @@ from torch import Tensor
 from gridkp_ros.export import graphs
 from gridkp_ros.export.card import model_card
 from gridkp_ros.export.inference import (
+    FastDetect,
     FastForecastStep,
     FastRender,
     FastUpdate,
@@ -106,10 +107,10 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
         return {name: {0: "B"} for name in names}
 
     snap = checkpoint.config.stage1.gridding
-    detect_module = graphs.Detect(vision, snap)
-    detect = to_onnx(detect_module, [images[:2]], free(detect_module.inputs))
+    detect_module = FastDetect(vision, snap)
+    detect = factor_weights(to_onnx(detect_module, [images[:2]], free(detect_module.inputs)), WINOGRAD)
     found = run(detect, image=images)
-    pose, confidence = detect_module(images)
+    pose, confidence = graphs.Detect(vision, snap)(images)
     require_close("detect: confidence", found["confidence"], confidence, LOGIT_TOLERANCE)
     exact = kp.to_pixels(
         vision.locate(vision.heatmap_logits(graphs.image_to_float(images)), snap=False), config.height, config.width

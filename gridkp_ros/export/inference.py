@@ -1,8 +1,8 @@
-"""The dynamics of a grid keypoint model as a deployed graph computes them: the same function, with less arithmetic.
+"""A grid keypoint model as deployed graphs compute it: the same functions, with less arithmetic.
 
 Equal to the plain form (`export.graphs`, `nets.gridkp`) up to rounding, which `export.bundle` proves for every bundle:
 
-- convolutions at the latent's size by Winograd's F(4x4, 3x3), a quarter of the multiplications (`Tiles`);
+- convolutions at the latent's size by Winograd's F(4x4, 3x3), a quarter of the multiplications (`Tiles`, `TiledConv`);
 - a 3x3 convolution of an upsampled map takes four taps for each pixel instead of nine, and the finest maps stay
   with their even columns first, for which sums and maxima do not care (`ConvPhases`, `Cells`);
 - one-hot maps are never made: their first convolution is a product of rows and columns (`FirstLayer`);
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gridkp_ros.export.graphs import Render, state_shapes
+from gridkp_ros.export.graphs import Detect, Render, state_shapes
 from gridkp_ros.nets.fast import SLOPE, draw, gaussian_head, upsampled_kernel
 from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GaussianHead, GridKeypointConfig, MotionPrior, Vision
 
@@ -109,6 +110,44 @@ class Tiles(nn.Module):
             x = F.pad(x, (0, tw * TILE - w, 0, th * TILE - h))
         x = x.reshape(-1, channels, th, TILE, tw, TILE).permute(0, 3, 5, 1, 2, 4)
         return x.reshape(-1, TILE * TILE, channels, th * tw)
+
+
+class TiledConv(nn.Module):
+    """A 3x3 convolution (padding 1) of maps [N,h,w,C], channels last: the result in tiles, [N,tiles,16,O].
+
+    As `Tiles`, with all 36 products in one grouped convolution. ONNX Runtime reads its kernel, a few MB, in one stream:
+    where it is no longer in the processor's nearest cache that takes half as long as 36 matrix products, and it is not
+    when other graphs have run in between. Its fast layout is of BLOCK channels: zeros are added to C.
+    """
+
+    BLOCK = 16
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, height: int, width: int) -> None:
+        super().__init__()
+        self.tiles, self.outputs = Tiles(height, width), len(weight)
+        self.more = -weight.shape[1] % self.BLOCK
+        kernel = F.pad(Tiles.kernel(weight), (0, self.more)).flatten(0, 1)  # [36*O, C]
+        self.register_buffer("kernel", kernel[..., None, None], persistent=False)
+        # What adds a bias to a whole tile, by frequencies.
+        a = toom_cook()[0]
+        one = np.linalg.lstsq(a, np.ones(TILE), rcond=None)[0]
+        spread = None if bias is None else torch.outer(torch.from_numpy(np.kron(one, one)).float(), bias.detach())
+        self.register_buffer("bias", None if spread is None else spread.flatten(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (th, tw), (_, w), channels = self.tiles.tiles, self.tiles.size, x.shape[-1] + self.more
+        x = F.pad(x, (0, self.more)) if self.more else x
+        x = (self.tiles.split_rows @ x.flatten(2)).reshape(-1, 6 * th, w, channels)
+        x = (self.tiles.split_columns @ x).reshape(-1, 6, th, 6, tw, channels)
+        x = x.permute(0, 2, 4, 1, 3, 5).reshape(-1, th, tw, 36 * channels).permute(0, 3, 1, 2)
+        x = F.conv2d(x, self.kernel, self.bias, groups=36).permute(0, 2, 3, 1)
+        return self.tiles.join @ x.reshape(-1, th * tw, 36, self.outputs)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Maps in these tiles, [N,tiles,16,C] -> [N,h,w,C]."""
+        (th, tw), (h, w), channels = self.tiles.tiles, self.tiles.size, x.shape[-1]
+        x = x.reshape(-1, th, tw, TILE, TILE, channels).transpose(2, 3)
+        return x.reshape(-1, th * TILE, tw * TILE, channels)[:, :h, :w]
 
 
 class ConvPhases(nn.Module):
@@ -341,7 +380,6 @@ class FastDynamics(nn.Module):
         first = d.dec[0][0]
         for name, value in (
             ("hidden", self.tiles.kernel(torch.cat((d.prior_conv[0].weight, first.weight[:, :n])))),
-            ("posterior", self.tiles.kernel(d.post_conv[0].weight)),
             ("gates", self.tiles.kernel(torch.cat((lstm[:, n + 1 :], lstm[:, n : n + 1], lstm[:, :n]), dim=1))),
             ("decoder_latent", first.weight[:, n:].detach()),
             ("columns", columns_in_order(d.config.width // 2)),
@@ -391,6 +429,45 @@ class FastDynamics(nn.Module):
         return self.tiles.whole(o.sigmoid() * c.tanh(), channels_last=True), c
 
 
+class FastDetect(Detect):
+    """As `graphs.Detect`, with batch norm and the images' scale folded into the convolutions.
+
+    Those of the coarsest scale are `TiledConv`s: at finer ones, going over to tiles and back takes what it saves.
+    """
+
+    def __init__(self, vision: Vision, snap: bool = True) -> None:
+        super().__init__(vision, snap)
+        c, scales = vision.config, (vision.detector.scale1, vision.detector.scale2, vision.detector.scale3)
+        *fine, coarse = ([fuse_conv_bn_eval(conv, norm) for conv, norm, _ in scale] for scale in scales)
+        fine[0][0].weight.data /= 255.0
+        self.fine = nn.ModuleList(nn.ModuleList(convs) for convs in fine)
+        self.coarse = nn.ModuleList(TiledConv(conv.weight, conv.bias, *c.latent_size) for conv in coarse)
+        middle = torch.tensor([(c.width - 1) / 2, (c.height - 1) / 2])
+        h, w = c.latent_size
+        x, y = torch.linspace(0, c.width - 1, w) - middle[0], torch.linspace(0, c.height - 1, h) - middle[1]
+        places = torch.stack((x.expand(h, w), y.unsqueeze(-1).expand(h, w)), dim=-1).flatten(0, 1)
+        self.register_buffer("middle", middle, persistent=False)
+        self.register_buffer("places", places, persistent=False)  # [h*w, 2]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = image.permute(0, 3, 1, 2).float() - 127.5
+        for convs in self.fine:
+            for conv in convs:
+                x = leaky(conv(x))
+            x = F.max_pool2d(x, 2)
+        x = x.permute(0, 2, 3, 1)
+        for conv in self.coarse:
+            x = leaky(conv.whole(conv(x)))
+        logits = self.vision.heatmap(x.permute(0, 3, 1, 2)).flatten(2)  # [B, K, h*w]
+        heatmaps = logits.sigmoid()
+        if self.vision.config.coordinates == "softmax":
+            pose = logits.softmax(dim=-1) @ self.places
+        else:
+            pose = (heatmaps @ self.places) / (heatmaps.sum(dim=-1, keepdim=True) + 1e-20)
+        pose = pose + self.middle
+        return pose.round() if self.snap else pose, heatmaps.amax(dim=2) - heatmaps.mean(dim=2)
+
+
 class FastUpdate(nn.Module):
     """As `graphs.Update`, of states in this module's layout."""
 
@@ -401,18 +478,21 @@ class FastUpdate(nn.Module):
         self.posterior = FirstLayer(dynamics.config, dynamics.post_maps[0][0], pool=False)
         last = torch.tensor([dynamics.config.width - 1.0, dynamics.config.height - 1.0])
         self.register_buffer("last", last, persistent=False)
+        self.gates = TiledConv(dynamics.lstm.weight, None, *dynamics.config.latent_size)
         self.inputs, self.outputs = (*names, "pose", "noise"), tuple(f"{name}_out" for name in names)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         net, d = self.fast, self.fast.dynamics
         h, c, *tracks, drift, pose, noise = inputs
         cells = torch.minimum(pose.round().clamp(min=0.0), self.last)
-        state = net.tiles.split(h)
-        seen = net.tiles.split(net.posterior_maps(self.posterior(cells)).permute(0, 2, 3, 1))
-        hidden = net.tiles.convolve_whole(torch.cat((state, seen), dim=-1), net.posterior)
-        z = net.latent(d.post_head, hidden, d.post_conv[0].bias, noise)
-        h, c = net.step(state, c, net.encode(self.encoder(cells)), z)
-        return h, c, *d.advance_tracks(tuple(tracks), pose), drift * 0.0
+        seen = net.posterior_maps(self.posterior(cells))
+        hidden = d.post_conv[0](torch.cat((h.permute(0, 3, 1, 2), seen), dim=1))
+        mean, std = gaussian_head(d.post_head, leaky(hidden))
+        encoded, z = (x.permute(0, 2, 3, 1) for x in (net.encode(self.encoder(cells)), mean + std * noise))
+        i, f, o, g = self.gates(torch.cat((encoded, z, h), dim=-1)).chunk(4, dim=-1)  # [N, tiles, 16, hidden]
+        c = f.sigmoid() * c.permute(0, 3, 1, 2) + i.sigmoid() * g.tanh()
+        h = self.gates.whole(o.sigmoid() * c.tanh())
+        return h, c.permute(0, 2, 3, 1), *d.advance_tracks(tuple(tracks), pose), drift * 0.0
 
 
 class FastForecastStep(nn.Module):

@@ -50,14 +50,14 @@ def to_onnx(module: nn.Module, example: Sequence[Tensor], dynamic: Mapping[str, 
 
 
 def factor_weights(model: onnx.ModelProto, matrix: np.ndarray) -> onnx.ModelProto:
-    """Store weights [n,...] that are a matrix [n,m] times something of m rows as that something.
+    """Store weights [n*k,...], as [n,k*...] a matrix [n,m] times something of m rows, as that something.
 
     ONNX Runtime multiplies them out when it opens the graph: the file is smaller by n/m, and nothing is slower. Weights
     that are no such product stay as they are.
     """
     graph, products = model.graph, []
     for weight in list(graph.initializer):
-        if len(weight.dims) < 2 or weight.dims[0] != len(matrix) or weight.data_type != TensorProto.FLOAT:
+        if len(weight.dims) < 2 or weight.dims[0] % len(matrix) or weight.data_type != TensorProto.FLOAT:
             continue
         value = numpy_helper.to_array(weight).reshape(len(matrix), -1)
         factor = np.linalg.lstsq(matrix, value.astype(np.float64), rcond=None)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,11 +13,13 @@ from gridkp_ros.export import graphs  # noqa: E402
 from gridkp_ros.export.inference import (  # noqa: E402
     Cells,
     ConvPhases,
+    FastDetect,
     FastForecastStep,
     FastRender,
     FastUpdate,
     FirstLayer,
     Motion,
+    TiledConv,
     Tiles,
     beside,
     columns_in_order,
@@ -61,6 +65,36 @@ def test_winograd_is_a_convolution(size: tuple[int, int]) -> None:
     assert torch.allclose(tiles.whole(out), expected, atol=1e-4)
     assert torch.equal(tiles.whole(out, channels_last=True), tiles.whole(out).permute(0, 2, 3, 1))
     assert torch.equal(tiles.whole(tiles.apart(x)), x)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 12), (4, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograd_as_one_grouped_convolution(size: tuple[int, int], bias: bool) -> None:
+    conv, x = torch.nn.Conv2d(17, 6, 3, padding=1, bias=bias).requires_grad_(False), torch.randn(3, 17, *size)
+    tiled = TiledConv(conv.weight, conv.bias, *size)
+    got = tiled.whole(tiled(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    assert torch.allclose(got, conv(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("snap", [True, False])
+@pytest.mark.parametrize("coordinates", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_detected_keypoints_are_those_of_the_plain_graph(snap: bool, coordinates: str, channels: int) -> None:
+    torch.manual_seed(0)
+    config = GridKeypointConfig(channels, num_keypoints=4, height=36, width=48, base=8, hidden=16)
+    vision = Vision(replace(config, coordinates=coordinates)).eval().requires_grad_(False)
+    for module in vision.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training: neither zeros nor ones
+            for value in (module.weight, module.running_var):
+                torch.nn.init.uniform_(value, 0.5, 1.5)
+            for value in (module.bias, module.running_mean):
+                torch.nn.init.normal_(value, std=0.2)
+    image = torch.randint(0, 256, (3, 36, 48, channels), dtype=torch.uint8)
+    before = vision.detector.scale1[0][0].weight.clone()
+    (pose, confidence), expected = FastDetect(vision, snap)(image), graphs.Detect(vision, snap)(image)
+    assert torch.equal(vision.detector.scale1[0][0].weight, before)  # which others go on using
+    assert torch.allclose(pose, expected[0], atol=0 if snap else 1e-3)
+    assert torch.allclose(confidence, expected[1], atol=1e-5) and confidence.min() > 0.01
 
 
 def test_four_phases_are_the_convolution_of_the_upsampled_map() -> None:
