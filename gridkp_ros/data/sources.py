@@ -326,6 +326,8 @@ def open_source(path: str | Path, topic: str | None = None, rate_hz: float | Non
             _refuse_topic(path, topic)
             return ImageFolderSource(path, rate_hz)
         raise DataError(f"{path}: this folder holds neither a rosbag (metadata.yaml, .mcap, .db3) nor images")
+    if not path.is_file():  # a FIFO would be waited for
+        raise DataError(f"{path}: neither a file nor a folder")
     if is_bag(path):
         return BagSource(path, topic, rate_hz)
     if path.suffix.lower() in IMAGE_SUFFIXES:

@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from gridkp_ros.msg import GridKeypoints, GridKeypoints3D
 from gridkp_ros.node.cameras import camera_model
 from gridkp_ros.node.conversions import flat, image_message, time_message
-from gridkp_ros.node.playback import Playback, camera_qos
+from gridkp_ros.node.playback import Playback, PlaybackError, camera_qos
 from gridkp_ros.node.ros_logging import forward_logging
 from gridkp_ros.node.running import run_node
 from gridkp_ros.runtime.stereo import StereoRig
@@ -77,6 +77,8 @@ class CameraSimNode(Node):
 
     def _load(self, text: dict) -> list[Episode]:
         """Return the episodes asked for, rendered or from the cache, or the clip that ships with the package."""
+        if text["num_episodes"] < 1:
+            raise PlaybackError(f"num_episodes is {text['num_episodes']}: use 1 or more")
         log = self.get_logger()
         problem = gl_available()
         if problem is not None:

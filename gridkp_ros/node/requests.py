@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,8 +99,8 @@ class Requests:
         if points.size != 2 * len(indices):
             sentence = f"moved_points holds {points.size} numbers for {len(indices)} moved_keypoints: give x, y each"
             return False, sentence, None
-        if len(set(indices)) != len(indices):
-            return False, f"moved_keypoints {indices} names a keypoint twice", None
+        if twice := [index for index, count in Counter(indices).items() if count > 1]:
+            return False, f"moved_keypoints names keypoint {twice[0]} twice", None
         horizon, samples = settings.horizon_steps, settings.num_samples or node.samples_that_fit(settings.horizon_steps)
         takes_s, may_s = node.forecast_s(samples, horizon), settings.max_coast_steps * predictor.manifest.period_s
         if takes_s > may_s:

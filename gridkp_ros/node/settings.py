@@ -12,6 +12,7 @@ from gridkp_ros.runtime.predictor import MAX_POSES_PER_FORECAST
 
 # What has to be made anew when a parameter changes while the node runs.
 PREDICTOR, SUBSCRIPTION = "predictor", "subscription"
+_MOST_FRAMES = 100  # in one message, each as large as the camera's image
 
 
 class SettingsError(ValueError):
@@ -133,6 +134,10 @@ class Settings:
             raise SettingsError(
                 f"horizon_steps {self.horizon_steps} times num_samples {self.num_samples} is more than "
                 f"{MAX_POSES_PER_FORECAST}: lower one of them"
+            )
+        if len(self.frame_steps) > _MOST_FRAMES:
+            raise SettingsError(
+                f"frame_steps has {len(self.frame_steps)} numbers: at most {_MOST_FRAMES} frames are drawn"
             )
         wrong = [s for s in self.frame_steps if s < 1]
         if wrong:

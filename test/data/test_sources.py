@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -119,6 +120,9 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     junk.write_bytes(b"no video at all" * 50)
     with pytest.raises(DataError, match=r"junk\.mp4: OpenCV cannot open this as a video"):
         open_source(junk)
+    os.mkfifo(tmp_path / "pipe.mcap")
+    with pytest.raises(DataError, match=r"pipe\.mcap: neither a file nor a folder"):
+        open_source(tmp_path / "pipe.mcap")
     with pytest.raises(DataError, match="no such file or folder"):
         open_source(tmp_path / "absent.mp4")
     with pytest.raises(DataError, match="rate -3 Hz"):

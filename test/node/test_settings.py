@@ -64,6 +64,7 @@ def test_a_region_has_to_lie_in_the_images() -> None:
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"horizon_steps": 1000, "num_samples": 256}, "1000 times num_samples 256 is more than 10000"),
         ({"frame_steps": (0,)}, "count from 1"),
+        ({"frame_steps": (5,) * 101}, "101 numbers: at most 100 frames"),
         ({"region_of_interest": (1, 2, 3)}, "has 3 numbers"),
         ({"region_of_interest": (-1, 0, 5, 5)}, "region_of_interest: region x=-1"),
     ],
