@@ -29,7 +29,7 @@ from gridkp_ros.node.processes import Usage
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "gridkp_ros.cli", "bench", "node", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

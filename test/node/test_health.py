@@ -343,7 +343,7 @@ def test_a_start_that_fails_ends_with_status_1_and_the_reason(
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     command = [sys.executable, "-m", "gridkp_ros.node.predictor_node", "--ros-args", "-p", "autostart:=true"]
     ended = subprocess.run(
-        [*command, "-p", parameter], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
+        [*command, "-p", parameter], capture_output=True, text=True, timeout=180, cwd=tmp_path, check=False
     )
     assert ended.returncode == 1
     assert sentence in ended.stdout + ended.stderr and "Traceback" not in ended.stdout + ended.stderr

@@ -37,6 +37,6 @@ def test_close_ends_the_reader_after_its_jobs_and_refuses_new_ones() -> None:
     reader.start()
     mailbox.submit(print)
     mailbox.close()
-    reader.join(10)
+    reader.join(60)
     assert not reader.is_alive() and taken == [(print, None)]
     assert mailbox.submit(print) is False

@@ -25,7 +25,7 @@ from gridkp_ros.node.conversions import image_message, stamp_ns, time_message
 from gridkp_ros.runtime import Predictor
 from gridkp_ros.srv import GetForecast
 from support.ros_rig import NS, MakeRig, picture
-from support.waiting import held_back, wait_for
+from support.waiting import TIMEOUT_S, held_back, wait_for
 
 
 def test_a_30_hz_camera_has_every_second_frame_absorbed_and_forecast(make_rig: MakeRig) -> None:
@@ -255,7 +255,7 @@ def test_images_and_diagnostics_do_not_wait_for_a_request(make_rig: MakeRig) -> 
     end_ns = rig.stream(4, 15.0)
     with held_back(rig.node.predictor, "forecast") as forecast:
         client = rig.camera.create_client(GetForecast, "/predictor_node/get_forecast")
-        assert client.wait_for_service(10.0)
+        assert client.wait_for_service(TIMEOUT_S)
         future = client.call_async(GetForecast.Request())
         wait_for(forecast.begun.is_set, "the request")
         for index in range(3):

@@ -27,7 +27,7 @@ from gridkp_ros.msg import KeypointForecast
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.srv import GetForecast
 from support.ros_rig import NS, MakeRig, Rig, picture
-from support.waiting import held_back, wait_for
+from support.waiting import TIMEOUT_S, held_back, wait_for
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_more_requests_than_can_wait_are_refused_with_the_reason(rig: Rig) -> No
     rig.stream(4, 15.0)
     with held_back(rig.node.predictor, "forecast") as forecast:
         client = rig.camera.create_client(GetForecast, "/predictor_node/get_forecast")
-        assert client.wait_for_service(10.0)
+        assert client.wait_for_service(TIMEOUT_S)
         futures = [client.call_async(GetForecast.Request())]
         wait_for(forecast.begun.is_set, "the first request")
         for _ in range(9):

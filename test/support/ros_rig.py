@@ -21,7 +21,7 @@ from std_msgs.msg import Header
 from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.node.predictor_node import PredictorNode
-from support.waiting import wait_for
+from support.waiting import TIMEOUT_S, wait_for
 
 NS = 1_000_000_000
 
@@ -135,7 +135,7 @@ class Rig:
     def call(self, kind: type, name: str, request: Any) -> Any:
         """Ask one of the node's services; return its answer."""
         client = self.camera.create_client(kind, f"/predictor_node/{name}")
-        assert client.wait_for_service(10.0)
+        assert client.wait_for_service(TIMEOUT_S)
         future = client.call_async(request)
         wait_for(future.done, f"the answer of {name}")
         return future.result()
