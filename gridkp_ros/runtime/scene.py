@@ -66,11 +66,10 @@ def is_cut(before: np.ndarray, after: np.ndarray, steps: float, threshold: float
 
 def _score_at_rest(before: np.ndarray, after: np.ndarray) -> float:
     """As `cut_score`, of blocks that have not moved: never less, and enough for the pictures of a camera at rest."""
-    a, b = _blocks(before), _blocks(after)
-    textured = a.std(axis=1) >= _MIN_CONTRAST
-    a, b = (x[textured] - x[textured].mean(axis=1, keepdims=True) for x in (a, b))
-    size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return _lost(np.divide((a * b).sum(axis=1), size, out=np.zeros_like(size), where=size > 0).clip(min=0.0))
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (_blocks(before), _blocks(after)))
+    aa, ab, bb = (np.einsum("np,np->n", x, y) for x, y in ((a, a), (a, b), (b, b)))
+    correlation = ab / np.sqrt(np.maximum(aa * bb, 1e-9))
+    return _lost(np.maximum(correlation, 0.0)[aa >= _MIN_CONTRAST**2 * _BLOCK**2])
 
 
 def _lost(correlation: np.ndarray) -> float:
