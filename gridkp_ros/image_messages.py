@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 MAX_IMAGE_PIXELS = 4096 * 4096  # holds two eyes in 4K side by side
+_TAIL = 64  # bytes that a JPEG's end marker is looked for in
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
@@ -201,7 +202,9 @@ def decode_image(
     except cv2.error as error:
         raise ImageError(f"{label} cannot be decoded: {error.err}") from error
     if image is None:
-        raise ImageError(f"{label} cannot be decoded: it is neither JPEG, PNG nor another image file OpenCV reads")
+        kind = "JPEG" if array[:2].tobytes() == _JPEG else "PNG" if array[:8].tobytes() == _PNG else ""
+        what = f"a {kind} that is damaged or of an unusual kind" if kind else "no image file that OpenCV reads"
+        raise ImageError(f"{label} cannot be decoded: it is {what}")
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255.0 / 65535.0)
     if image.dtype != np.uint8:
@@ -215,7 +218,7 @@ def _check_file(array: np.ndarray, label: str, max_pixels: int) -> None:
     """Raise ImageError where the bytes of an image file, uint8 [N], are seen to be cut short or to hold too much."""
     if array.size == 0:
         raise ImageError(f"{label} holds no data")
-    if array[:2].tobytes() == _JPEG and b"\xff\xd9" not in array[-64:].tobytes():
+    if array[:2].tobytes() == _JPEG and not _ends(array):
         # OpenCV would return the rows it has and leave the rest grey, without a word.
         raise ImageError(f"{label} is a JPEG cut short: its end marker is missing")
     size = stated_size(array)
@@ -223,6 +226,14 @@ def _check_file(array: np.ndarray, label: str, max_pixels: int) -> None:
         raise ImageError(f"{label} cannot be decoded: its first bytes do not state a size")
     if size is not None:
         _check_size(label, *size, max_pixels)
+
+
+def _ends(jpeg: np.ndarray) -> bool:
+    """Tell whether a JPEG, uint8 [N], has its end marker; cameras may fill what is left of their buffer with zeros."""
+    if b"\xff\xd9" in jpeg[-_TAIL:].tobytes():
+        return True
+    filled = int(np.argmax(jpeg[::-1] != 0))
+    return b"\xff\xd9" in jpeg[: jpeg.size - filled][-_TAIL:].tobytes()
 
 
 def _compressed_file(msg: Any) -> tuple[np.ndarray, str]:

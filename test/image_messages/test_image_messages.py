@@ -160,15 +160,24 @@ def test_malformed_compressed_images_are_refused_with_the_reason() -> None:
         message_to_array(compressed(b""))
     with pytest.raises(ImageError, match=r"compressed image 'jpeg' \(\d+ bytes\) is a JPEG cut short"):
         message_to_array(compressed(whole[: len(whole) // 2]))
-    with pytest.raises(ImageError, match="cannot be decoded: it is neither JPEG, PNG nor another image file"):
+    with pytest.raises(ImageError, match="cannot be decoded: it is no image file"):
         decode_image(b"\x00\x01\x02" * 100, "x")
     with pytest.raises(ImageError, match="its first bytes do not state a size"):
         message_to_array(compressed(whole[:2] + b"\0" + whole[2:]))
     with pytest.raises(ImageError, match="depth image"):
         message_to_array(compressed(whole, "16UC1; compressedDepth png"))
     png = cv2.imencode(".png", scene())[1].tobytes()
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match="cannot be decoded: it is a PNG that is damaged"):
         message_to_array(compressed(png[:60], "png"))
+    with pytest.raises(ImageError, match="is a JPEG cut short"):
+        message_to_array(compressed(whole[: len(whole) // 2] + bytes(1000)))
+
+
+def test_a_jpeg_may_be_followed_by_an_empty_rest_of_the_cameras_buffer() -> None:
+    whole = cv2.imencode(".jpg", scene())[1].tobytes()
+    np.testing.assert_array_equal(
+        message_to_array(compressed(whole + bytes(5000))), message_to_array(compressed(whole))
+    )
 
 
 @pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
