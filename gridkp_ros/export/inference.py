@@ -4,7 +4,7 @@ Equal to the plain form (`export.graphs`, `nets.gridkp`) up to rounding, which `
 
 - convolutions at the latent's size by Winograd's F(4x4, 3x3), a quarter of the multiplications (`Tiles`, `TiledConv`);
 - a 3x3 convolution of an upsampled map takes four taps for each pixel instead of nine, and the finest maps stay
-  with their even columns first, for which sums and maxima do not care (`ConvPhases`, `Cells`);
+  apart by phases, for which sums and maxima do not care (`ConvPhases`, `ConvAllPhases`, `Cells`);
 - one-hot maps are never made: their first convolution is a product of rows and columns (`FirstLayer`);
 - everything that is summed over the 4096 cells of a distribution is one product with a constant matrix.
 """
@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gridkp_ros.export.graphs import Detect, Render, state_shapes
 from gridkp_ros.nets.fast import SLOPE, draw, gaussian_head, upsampled_kernel
-from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GaussianHead, GridKeypointConfig, MotionPrior, Vision
+from gridkp_ros.nets.gridkp import CONFIDENT_RADIUS, Dynamics, GridKeypointConfig, MotionPrior, Vision
 
 TILE = 4  # pixels of a Winograd tile's side
 # Lavin and Gray's F(4x4, 3x3) (CVPR 2016) takes 0, 1, -1, 2, -2; these lose a quarter as much to rounding.
@@ -65,7 +65,12 @@ class Tiles(nn.Module):
                 split[:, t, TILE * t : TILE * t + 6] = b
             split = split[:, :, 1 : length + 1].reshape(6 * tiles, length)  # beyond the border there are zeros
             self.register_buffer(f"split_{axis}", torch.from_numpy(split).float(), persistent=False)
+        self.register_buffer("join_axis", torch.from_numpy(a).float(), persistent=False)  # [4, 6]
         self.register_buffer("join", torch.from_numpy(np.kron(a, a)).float(), persistent=False)  # [16, 36]
+        # The matrix [16*tiles, 16*tiles] that puts a row of tiles, tile by tile, in order of its pixels' rows.
+        columns = self.tiles[1]
+        order = torch.arange(TILE * TILE * columns).view(columns, TILE, TILE).transpose(0, 1).flatten()
+        self.register_buffer("in_rows", torch.eye(len(order))[:, order], persistent=False)
 
     @staticmethod
     def kernel(weight: Tensor) -> Tensor:
@@ -85,22 +90,25 @@ class Tiles(nn.Module):
 
         The kernel stands on the left: ONNX Runtime would copy what stands on the right, 5 MB of it, for every product.
         """
-        outputs = kernel.shape[1]
-        return (self.join @ (kernel @ x.transpose(-1, -2)).flatten(2)).unflatten(-1, (outputs, -1))
+        outputs, tiles = kernel.shape[1], x.shape[2]
+        x = (kernel @ x.transpose(-1, -2)).unflatten(1, (TILE + 2, -1)).flatten(2)  # [N, 6, 6*O*tiles]
+        x = (self.join_axis @ x).unflatten(-1, (TILE + 2, -1))  # joined over rows: [N, 4, 6, O*tiles]
+        return (self.join_axis @ x).flatten(1, 2).unflatten(-1, (outputs, tiles))
 
     def convolve_whole(self, x: Tensor, kernel: Tensor) -> Tensor:
         """As `convolve`, the result being whole maps, [N,O,h,w]."""
         (th, tw), (h, w), outputs = self.tiles, self.size, kernel.shape[1]
         x = (kernel @ x.transpose(-1, -2)).flatten(2).transpose(1, 2) @ self.join.T  # [N, O*tiles, 16]
-        x = x.reshape(-1, outputs, th, tw, TILE, TILE).transpose(3, 4)
+        x = x.reshape(-1, outputs * th, tw * TILE * TILE) @ self.in_rows
         return x.reshape(-1, outputs, th * TILE, tw * TILE)[..., :h, :w]
 
     def whole(self, x: Tensor, channels_last: bool = False) -> Tensor:
         """Maps in tiles -> [N,C,h,w] or [N,h,w,C]."""
         (th, tw), (h, w), channels = self.tiles, self.size, x.shape[2]
+        if channels_last:  # in two moves: ONNX Runtime is quick to swap two axes, and to move rows of channels
+            x = x.transpose(2, 3).reshape(-1, TILE, TILE, th, tw, channels)
+            return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, th * TILE, tw * TILE, channels)[:, :h, :w]
         x = x.reshape(-1, TILE, TILE, channels, th, tw)
-        if channels_last:
-            return x.permute(0, 4, 1, 5, 2, 3).reshape(-1, th * TILE, tw * TILE, channels)[:, :h, :w]
         return x.permute(0, 3, 4, 1, 5, 2).reshape(-1, channels, th * TILE, tw * TILE)[..., :h, :w]
 
     def apart(self, x: Tensor) -> Tensor:
@@ -150,6 +158,11 @@ class TiledConv(nn.Module):
         return x.reshape(-1, th * TILE, tw * TILE, channels)[:, :h, :w]
 
 
+def conv_few(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 3x3 convolution (padding 1) to a few channels; ONNX Runtime's own computes 16 where two are asked for."""
+    return F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), bias, padding=1)
+
+
 class ConvPhases(nn.Module):
     """A 3x3 convolution (padding 1) of `upsample(x)`: [N,C,h,w] -> its four phases, each [N,O,h,w].
 
@@ -168,6 +181,29 @@ class ConvPhases(nn.Module):
         return [
             F.conv2d(F.pad(x, (1 - s, s, 1 - r, r)), getattr(self, f"kernel{r}{s}"), self.bias) for r, s in self.phases
         ]
+
+
+class ConvAllPhases(nn.Module):
+    """As `ConvPhases`, in one convolution: [N,C,h,w] -> [N,4*O,h+1,w+1], phase by phase.
+
+    The phase of odd rows begins in row 1, that of odd columns in column 1: what lies before or behind a phase, in the
+    outermost row or column, is nothing.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        phases = ConvPhases(weight, None)
+        kernel = torch.cat([getattr(phases, f"kernel{r}{s}") for r, s in phases.phases])
+        self.register_buffer("kernel", kernel, persistent=False)
+        self.register_buffer("bias", bias.detach().repeat(len(phases.phases)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, self.bias, padding=1)
+
+
+def phase_axis(size: int) -> Tensor:
+    """The pixels, on an axis of `size`, of the phases of `ConvAllPhases`: [2,size/2+1]; -1 and `size` are outside."""
+    return 2 * torch.arange(size // 2 + 1) - torch.arange(2).unsqueeze(-1)
 
 
 def beside(phases: list[Tensor]) -> Tensor:
@@ -228,41 +264,41 @@ class FirstLayer(nn.Module):
 
 
 class Cells(nn.Module):
-    """What is read from distributions over cells, [N,K,H,W] of any scale, even columns first."""
+    """What is read from distributions over cells, [N,K,cells] of any scale, phase by phase as `ConvAllPhases` has them.
+
+    Where a phase has nothing they must be zero.
+    """
 
     def __init__(self, config: GridKeypointConfig) -> None:
         super().__init__()
-        h, w = self.size = config.height, config.width
-        columns = even_first(w).numpy()
-        x, y = np.tile(columns, h), np.repeat(np.arange(h), w)
-        place = np.empty(w, np.int64)  # of each column
-        place[columns] = np.arange(w)
+        h, w = config.height, config.width
+        rows, columns = h // 2 + 1, w // 2 + 1  # of a phase
+        self.columns = columns
+        y, x = (phase_axis(size).numpy() for size in (h, w))
+        y, x = (axis.ravel() for axis in np.broadcast_arrays(y[:, None, :, None], x[None, :, None, :]))
+        valid = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+        place = np.empty(h * w, np.int64)  # of each pixel
+        place[(y * w + x)[valid]] = np.flatnonzero(valid)
         r = CONFIDENT_RADIUS
         near = np.array([(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1) if i * i + j * j <= r * r])
-        nx, ny = x[:, None] + near[:, 0], y[:, None] + near[:, 1]  # [H*W, cells]
+        nx, ny = x[:, None] + near[:, 0], y[:, None] + near[:, 1]  # [cells, near]
         inside = (nx >= 0) & (nx < w) & (ny >= 0) & (ny < h)
-        index = ny.clip(0, h - 1) * w + place[nx.clip(0, w - 1)]
-        # Sums of powers (1, u, v, uu, uv, vv) of the place, in two short steps, which rounds less: over a row, then
-        # over the rows. From the middle: single precision keeps what matters.
-        u, v = columns - (w - 1) / 2, np.arange(h) - (h - 1) / 2
-        zero, one = np.zeros(h), np.ones(h)
-        rows = [
-            (one, zero, v, zero, zero, v * v),
-            (zero, one, zero, zero, v, zero),
-            (zero, zero, zero, one, zero, zero),
-        ]
-        rows = np.stack([np.stack(row, axis=1) for row in rows], axis=1)  # [H, 3, 6]
-        # Second moments about a cell from these sums: [H*W, 6, (xx, xy, yy)].
+        index = np.where(inside, place[ny.clip(0, h - 1) * w + nx.clip(0, w - 1)], np.flatnonzero(~valid)[0])
+        # Sums over a distribution of 1, (u, u, v), (u, v, v) and their products, u and v being the place as seen from
+        # the middle, which rounds less. In two short steps, which rounds less, too: over a phase's row, of powers of
+        # its own columns t, then over the rows, where u = 2 t + b.
         u, v = x - (w - 1) / 2, y - (h - 1) / 2
-        zero = np.zeros(h * w)
-        about = [(u * u, u * v, v * v), (-2 * u, -v, zero), (zero, -u, -2 * v)]
-        about = [np.stack(row, axis=1) for row in about] + [np.tile(row, (h * w, 1)) for row in np.eye(3)]
-        about = np.stack(about, axis=1).reshape(h * w, 18)
-        self.num_near = len(near)
+        t = np.arange(columns) - (columns - 1) / 2
+        b, at = (axis.reshape(-1, columns)[:, 0] for axis in (u - 2 * np.tile(t, 4 * rows), v))
+        zero, one = np.zeros(4 * rows), np.ones(4 * rows)
+        of_u, of_v = (b, 2 * one, zero), (at, zero, zero)  # what sums of 1, t and t^2 weigh in theirs
+        squares = (b * b, 4 * b, 4 * one), (b * at, 2 * at, zero), (at * at, zero, zero)
+        sums = [(one, zero, zero), of_u, of_u, of_v, of_u, of_v, of_v, *squares]
         for name, value in (
-            ("along", (columns - (w - 1) / 2)[:, None] ** np.arange(3)),
-            ("rows", rows.reshape(-1, 6)),
-            ("table", np.concatenate((np.stack((x, y), axis=1), inside, about), axis=1)),
+            ("valid", valid),
+            ("along", t[:, None] ** np.arange(3)),
+            ("rows", np.stack([np.stack(weights, axis=1) for weights in sums], axis=2).reshape(-1, len(sums))),
+            ("table", np.stack((x, y, u, u, v, u, v, v), axis=1)),
             ("least", np.array([0.0, -np.inf, 0.0])),
         ):
             self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
@@ -271,20 +307,21 @@ class Cells(nn.Module):
 
     def read(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Most probable cell [N,K,2] (x, y), second moments about it [N,K,3], probability near it [N,K]."""
-        width = self.size[1]
-        row = p.amax(dim=-1).argmax(dim=-1, keepdim=True)  # [N, K, 1]: the maximum in two short steps
-        column = p.gather(2, row.unsqueeze(-1).expand(-1, -1, 1, width)).flatten(2).argmax(dim=-1, keepdim=True)
-        best = (row * width + column).squeeze(-1)
-        pose, inside, about = self.table[best].split((2, self.num_near, 18), dim=-1)
-        sums = (p @ self.along).flatten(2) @ self.rows  # [N, K, 6]
-        total = sums[..., :1]
-        moments = (sums.unsqueeze(-2) @ about.unflatten(-1, (6, 3))).squeeze(-2) / total
-        near = (p.flatten(2).gather(-1, self.near[best].long()) * inside).sum(dim=-1, keepdim=True) / total
+        length = 2 * self.columns
+        parts = p.unflatten(-1, (-1, length))
+        part = parts.amax(dim=-1).argmax(dim=-1, keepdim=True)  # [N, K, 1]: the maximum in two short steps
+        within = parts.gather(2, part.unsqueeze(-1).expand(-1, -1, 1, length)).flatten(2).argmax(dim=-1, keepdim=True)
+        best = (part * length + within).squeeze(-1)
+        pose, a, b = self.table[best].split((2, 3, 3), dim=-1)  # the cell's (u, u, v) and (u, v, v)
+        sums = (p.unflatten(-1, (-1, self.columns)) @ self.along).flatten(2) @ self.rows  # [N, K, 10]
+        total, of_a, of_b, of_ab = sums.split((1, 3, 3, 3), dim=-1)
+        moments = (of_ab - (a * of_b + b * of_a)) / total + a * b
+        near = p.gather(-1, self.near[best].long()).sum(dim=-1, keepdim=True) / total
         return pose, torch.maximum(moments, self.least), near.squeeze(-1)
 
     def row_major(self, x: Tensor) -> Tensor:
-        """Values [N,K,H,W] -> [N,K,H*W] in the order of rows and columns."""
-        return x[..., self.place].flatten(2)
+        """Values [N,K,cells] -> [N,K,H*W] in the order of rows and columns."""
+        return x[..., self.place]
 
 
 class Motion(nn.Module):
@@ -312,8 +349,10 @@ class Motion(nn.Module):
         self.register_buffer("high", high, persistent=False)
         uniform = torch.tensor([0.0, 0.0, prior.UNIFORM / (h * w)])
         self.register_buffer("uniform", uniform, persistent=False)
-        axes = [F.pad(axis.float(), (0, max(h, w) - len(axis))) for axis in (even_first(w), torch.arange(h))]
-        self.register_buffer("axes", torch.stack(axes), persistent=False)
+        axes = [F.pad(phase_axis(size).float(), (0, (max(h, w) - size) // 2), value=-1.0) for size in (w, h)]
+        self.register_buffer("axes", torch.stack(axes), persistent=False)  # [2, 2, longest]: x, y; phase; place
+        inside = [(axis >= 0) & (axis < size) for axis, size in zip(axes, (w, h), strict=True)]
+        self.register_buffer("inside", torch.stack(inside).float().unsqueeze(2), persistent=False)
         # What scales and shifts the features of `MotionPrior.advance`, taken into the layer that reads them.
         read = prior.read[0]
         scale, middle = torch.tensor([0.5, 0.5, 0.05, 0.05]), torch.tensor([0.0, 0.0, w / 2, h / 2])
@@ -322,7 +361,7 @@ class Motion(nn.Module):
         self.read.bias.data = read.bias.detach() - self.read.weight.data @ middle.repeat(keypoints)
 
     def expect(self, track: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
-        """The expected next positions [N,K,2] in cells and the density [N,K,H,W] over cells, even columns first."""
+        """The expected next positions [N,K,2] in cells and the density [N,K,cells], as `Cells` has them."""
         (h, w), prior = self.prior.size, self.prior
         place, seen, above, below = track.split((2, 1, 1, 1), dim=-1)
         foretold, half, odds = self.answer(momentum).unflatten(-1, (track.shape[1], 8)).split((2, 3, 3), dim=-1)
@@ -332,10 +371,11 @@ class Motion(nn.Module):
         ahead = place + foretold
         half = torch.minimum(torch.maximum(half, self.low), self.high).exp()
         share = odds.sigmoid() * half * (seen.clamp(0.0, 1.0) / torch.pi) + self.uniform  # [N, K, 3]
-        off = self.axes - ahead.unsqueeze(-1)
-        along = torch.exp(-half[..., None, None] * (off * off).unsqueeze(2))  # [N, K, 3, 2, longest]
-        x, y = along[..., 0, :w], along[..., 1, :h]
-        return ahead, (y * share.unsqueeze(-1)).transpose(-1, -2) @ x
+        off = self.axes - ahead[..., None, None]
+        exponent = half[:, :, None, None, :, None] * (off * off).unsqueeze(-2)
+        along = torch.exp(-exponent) * self.inside  # [N, K, 2, 2, 3, longest]
+        x, y = along[:, :, 0, ..., : w // 2 + 1], along[:, :, 1, ..., : h // 2 + 1] * share[:, :, None, :, None]
+        return ahead, (y.unsqueeze(3).transpose(-1, -2) @ x.unsqueeze(2)).flatten(2)
 
     def advance(self, track: Tensor, momentum: Tensor, ahead: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `MotionPrior.advance` of cells that were predicted."""
@@ -385,27 +425,33 @@ class FastDynamics(nn.Module):
             ("columns", columns_in_order(d.config.width // 2)),
         ):
             self.register_buffer(name, value, persistent=False)
-        self.up1, self.up2 = (ConvPhases(conv.weight, conv.bias) for conv, _ in (d.dec[1], d.dec[2]))
+        (up1, _), (up2, _) = d.dec[1:]
+        self.up1, self.up2 = ConvPhases(up1.weight, up1.bias), ConvAllPhases(up2.weight, up2.bias)
+        # `to_logits` for four phases at once; a keypoint's are beside each other.
+        each = torch.einsum("ko,pq->kpqo", d.to_logits.weight.detach()[..., 0, 0], torch.eye(4))
+        self.register_buffer("to_logits", each.flatten(0, 1).flatten(1)[..., None, None].contiguous(), persistent=False)
+        self.register_buffer("logits_bias", d.to_logits.bias.detach().repeat_interleave(4), persistent=False)
 
     def read(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """What the split hidden state adds to the first layers of prior and decoder, each [N,hidden,h,w]."""
         return self.tiles.convolve_whole(state, self.hidden).chunk(2, dim=1)
 
-    @staticmethod
-    def latent(head: GaussianHead, hidden: Tensor, bias: Tensor, noise: Tensor) -> Tensor:
-        """A draw from a head's distribution, [N,1,h,w], for noise of the same shape."""
-        mean, std = gaussian_head(head, leaky(hidden + bias.view(-1, 1, 1)))
+    def latent(self, of_state: Tensor, noise: Tensor) -> Tensor:
+        """A draw from the prior, [N,1,h,w], of what `read` gives it and noise of the latent's shape."""
+        hidden = leaky(of_state + self.dynamics.prior_conv[0].bias.view(-1, 1, 1))
+        mean, std = gaussian_head(self.dynamics.prior_head, hidden, conv_few)
         return mean + std * noise
 
     def logits(self, of_state: Tensor, z: Tensor) -> Tensor:
-        """The decoder's logits [N,K,H,W], even columns first, of what `read` gives it and a latent [N,1,h,w]."""
+        """The decoder's logits [N,K,cells], as `Cells` has them, of what `read` gives it and a latent [N,1,h,w]."""
         of_latent = F.conv2d(z, self.decoder_latent, self.dynamics.dec[0][0].bias, padding=1)
         return self.cell_logits(leaky(of_state + of_latent))
 
     def cell_logits(self, x: Tensor) -> Tensor:
         """As `logits`, from the decoder's first layer [N,hidden,h,w]."""
         x = in_order([leaky(phase) for phase in self.up1(x)], self.columns)
-        return beside([self.dynamics.to_logits(leaky(phase)) for phase in self.up2(x)])
+        logits = F.conv2d(leaky(self.up2(x)), self.to_logits, self.logits_bias)
+        return logits.unflatten(1, (-1, 4)).flatten(2)
 
     def encode(self, first: Tensor) -> Tensor:
         """`encode_maps` from its first layer, pooled, [N,hidden/4,H/2,W/2] -> [N,hidden,h,w]."""
@@ -419,8 +465,8 @@ class FastDynamics(nn.Module):
 
     def step(self, state: Tensor, c: Tensor, encoded: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Equation 9 of the split hidden state, encoded maps and a latent: the new h and c."""
-        maps = (self.tiles.split(x.permute(0, 2, 3, 1)) for x in (z, encoded))
-        return self.gate(self.tiles.convolve(torch.cat((state, *maps), dim=-1), self.gates), c)
+        maps = self.tiles.split(torch.cat([x.permute(0, 2, 3, 1) for x in (z, encoded)], dim=-1))
+        return self.gate(self.tiles.convolve(torch.cat((state, maps), dim=-1), self.gates), c)
 
     def gate(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The new h and c of gates in tiles, [N,16,4*hidden,tiles]."""
@@ -509,18 +555,20 @@ class FastForecastStep(nn.Module):
         self.outputs = (*(f"{name}_out" for name in names), "pose", "spread", "confidence", "logits")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        net, d = self.fast, self.fast.dynamics
+        net = self.fast
         h, c, *tracks, drift, noise = inputs
         state = net.tiles.split(h)
         prior, decoder = net.read(state)
-        z = net.latent(d.prior_head, prior, d.prior_conv[0].bias, noise)
+        z = net.latent(prior, noise)
         logits = net.logits(decoder, z)
-        p = logits.flatten(2).softmax(dim=-1).view_as(logits)
+        p = logits.softmax(dim=-1)
         if self.motion is not None:
             ahead, density = self.motion.expect(*tracks)
             # A product in place of a sum of logarithms. A softmax that underflows is no loss: what it makes zero is so
             # unlikely that no density, at least UNIFORM / cells and at most some 64, brings it before the best cell.
             p, logits = p * density, logits + density.log()
+        else:
+            p = p * self.cells.valid
         pose, own, confidence = self.cells.read(p)
         if self.motion is not None:
             tracks = self.motion.advance(*tracks, ahead, pose)

@@ -56,10 +56,15 @@ def conv_upsampled(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 
-def gaussian_head(head: GaussianHead, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation as one convolution of two channels."""
-    weight = torch.cat((head.mean.weight, head.std.weight))
-    both = F.conv2d(x, weight, torch.cat((head.mean.bias, head.std.bias)), padding=1)
+def conv3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+def gaussian_head(
+    head: GaussianHead, x: Tensor, conv: Callable[[Tensor, Tensor, Tensor], Tensor] = conv3
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation as one convolution of two channels; conv: another way to compute it."""
+    both = conv(x, torch.cat((head.mean.weight, head.std.weight)), torch.cat((head.mean.bias, head.std.bias)))
     mean, std = both.float().chunk(2, dim=1)  # under autocast, too: their KL is a difference of what is nearly equal
     return mean, F.softplus(std) + 1e-4
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: E402
 from gridkp_ros.export import graphs  # noqa: E402
 from gridkp_ros.export.inference import (  # noqa: E402
     Cells,
+    ConvAllPhases,
     ConvPhases,
     FastDetect,
     FastForecastStep,
@@ -104,6 +105,13 @@ def test_four_phases_are_the_convolution_of_the_upsampled_map() -> None:
     assert torch.allclose(in_order(phases, columns_in_order(16)), expected, atol=1e-5)
 
 
+def test_phases_of_one_convolution_are_those_of_four() -> None:
+    conv, x = torch.nn.Conv2d(6, 5, 3, padding=1).requires_grad_(False), torch.randn(2, 6, 18, 24)
+    got, expected = ConvAllPhases(conv.weight, conv.bias)(x), conv(upsample(x)).flatten(2)
+    got = Cells(ODD).row_major(got.unflatten(1, (4, 5)).transpose(1, 2).flatten(2))
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", [True, False])
 def test_first_layer_is_the_convolution_of_one_hot_maps(pool: bool) -> None:
     conv = torch.nn.Conv2d(4, 8, 3, padding=1).requires_grad_(False)
@@ -127,11 +135,13 @@ def test_cell_spread_and_nearby_probability_of_distributions_of_any_scale() -> N
     q = p / total[..., None, None]
     moments = torch.stack([(q * a * b).sum(dim=(-2, -1)) for a, b in ((dx, dx), (dx, dy), (dy, dy))], dim=-1)
     near = (q * (dx * dx + dy * dy <= CONFIDENT_RADIUS**2)).sum(dim=(-2, -1))
-    pose, spread, confidence = cells.read(7.0 * p[..., even_first(48)].float())
+    by_phases = torch.zeros(2, 4, 4 * 19 * 25)
+    by_phases[..., cells.place] = 7.0 * p.flatten(2).float()
+    pose, spread, confidence = cells.read(by_phases)
     assert torch.equal(pose, expected_pose)
     assert torch.allclose(spread.double(), moments, rtol=1e-4, atol=2e-3)
     assert torch.allclose(confidence.double(), near, atol=1e-5)
-    assert torch.equal(cells.row_major(p[..., even_first(48)]), p.flatten(2))
+    assert torch.equal(cells.row_major(by_phases), 7.0 * p.flatten(2).float())
 
 
 @pytest.mark.parametrize("gain", [True, False])
@@ -144,7 +154,9 @@ def test_motion_is_the_motion_prior(gain: bool) -> None:
     *_, track, momentum, _ = random_state(dynamics, 3)
     track[0, 0] = 0.0  # a keypoint never seen
     ahead, density = Motion(prior).expect(track, momentum)
-    assert torch.allclose(density.log(), prior(track, momentum).view(3, 4, 36, 48)[..., even_first(48)], atol=1e-4)
+    cells = Cells(ODD)
+    assert torch.allclose(cells.row_major(density).log(), prior(track, momentum), atol=1e-4)
+    assert not density[..., cells.valid == 0.0].any()
     pixels = (track[..., :2] + 2.0).round()
     for got, expected in zip(
         Motion(prior).advance(track, momentum, ahead, pixels),
