@@ -80,9 +80,9 @@ def turned(pixels: np.ndarray) -> bytes:
 
 
 def unfolding(pixels: np.ndarray) -> bytes:
-    """Return a PNG with a comment of some kilobytes that unfolds to 200 MB."""
+    """Return a PNG with a comment of some kilobytes that unfolds to 50 MB."""
     data = cv2.imencode(".png", pixels)[1].tobytes()
-    return data[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000))) + data[33:]
+    return data[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000))) + data[33:]
 
 
 WRAPPED = {
@@ -90,7 +90,7 @@ WRAPPED = {
     "a JPEG with a note that the camera was turned": turned,
     "a progressive JPEG": lambda p: jpeg(p, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     "a PNG of 16 bits": lambda p: cv2.imencode(".png", p.astype(np.uint16) * 257)[1].tobytes(),
-    "a PNG with a comment that unfolds to 200 MB": unfolding,
+    "a PNG with a comment that unfolds to 50 MB": unfolding,
 }
 
 
