@@ -19,6 +19,7 @@ from gridkp_ros.node.transport import chosen_transport
 if TYPE_CHECKING:
     from gridkp_ros.node.predictor_node import PredictorNode
 
+PERIOD_S = 1.0
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -32,7 +33,7 @@ class Health:
         self._told: dict[str, tuple[int, str]] = {}  # the last verdict of each aspect
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A steady clock: diagnostics go on when simulated time stands still.
-        node.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_timer(self) -> None:
         try:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import rclpy
@@ -19,6 +20,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo
+from gridkp_ros.node import health
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.node.predictor_node import PredictorNode
 from support.waiting import TIMEOUT_S, wait_for
@@ -50,7 +52,8 @@ class Rig:
             "scene_cut_threshold": 1.0, "stale_after_s": 60.0, **parameters,
         }  # fmt: skip
         overrides = [Parameter(name, value=value) for name, value in chosen.items()]
-        self.node = PredictorNode(context=self.context, parameter_overrides=overrides)
+        with patch.object(health, "PERIOD_S", 0.1):  # tests wait for what the diagnostics say
+            self.node = PredictorNode(context=self.context, parameter_overrides=overrides)
         self.camera = rclpy.create_node("foreign_camera", context=self.context)
         self.keypoints: list[GridKeypoints] = []
         self.forecasts: list[KeypointForecast] = []
