@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,6 @@ def freed_memory_goes_back() -> Iterator[None]:
     from gridkp_ros.bench.memory import give_back
 
     yield
-    gc.collect()
     give_back()
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("lightning")
-pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
 
 import torch  # noqa: E402
@@ -18,7 +17,6 @@ from torch.utils.data import Dataset  # noqa: E402
 
 from gridkp_ros.data.clips import ClipDataset, Recording  # noqa: E402
 from gridkp_ros.data.load import footage_recordings  # noqa: E402
-from gridkp_ros.export.bundle import ExportError, build_graphs, export  # noqa: E402
 from gridkp_ros.nets.gridkp import Vision  # noqa: E402
 from gridkp_ros.sim import POINT_NAMES  # noqa: E402
 from gridkp_ros.training import run  # noqa: E402
@@ -231,29 +229,3 @@ def test_points_that_the_probe_would_lack_are_told_before_training() -> None:
         run.check_points([episode(("tip", "wrist"), 40)], [episode(("tip", "wrist"), 1)], 4)
     with pytest.raises(TrainingError, match="name different points"):
         run.check_points([episode(("tip", "wrist"), 40)], [episode(("tip", "elbow"), 40)], 4)
-
-
-def test_graphs_of_another_network_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proof must fail when graph and network differ: let the exporter see other weights than the check."""
-    import gridkp_ros.export.bundle as module
-
-    checkpoint = load_checkpoint(trained / "run/checkpoint")
-    exported = module.to_onnx
-
-    def spoiled(net, example, dynamic):
-        model = exported(net, example, dynamic)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.add_(0.05)
-        return model
-
-    monkeypatch.setattr(module, "to_onnx", spoiled)
-    with pytest.raises(ExportError, match="differ"):
-        build_graphs(checkpoint)
-
-
-def test_export_does_not_touch_a_folder_that_is_no_bundle(trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(ExportError, match="no bundle"):
-        export(trained / "run/checkpoint", tmp_path)
-    assert (tmp_path / "thesis.tex").read_text() == "precious"
