@@ -267,9 +267,9 @@ def _spinning() -> Iterator[Driver]:
         yield driver
     finally:
         executor.shutdown()
+        rclpy.try_shutdown()  # what an EventsExecutor is spun until
         thread.join()
         driver.destroy_node()
-        rclpy.try_shutdown()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ from sensor_msgs.msg import CameraInfo
 
 from gridkp_ros.runtime.stereo import CameraModel, StereoError
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
 LEFT, RIGHT, ONLY = "left/camera_info", "right/camera_info", "camera_info"
 
 
@@ -27,9 +32,11 @@ class Cameras:
         self._models: dict[tuple, CameraModel] = {}
         self._made = ExitStack()
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        # Best effort hears every camera, and `model` says what has not come: no events for the executor to go through.
+        events = SubscriptionEventCallbacks(use_default_callbacks=False)
         self.topics = {name: self._topic(name) for name in (LEFT, RIGHT, ONLY)}
         for name, topic in self.topics.items():
-            subscription = node.create_subscription(CameraInfo, topic, self._keeper(name), qos)
+            subscription = node.create_subscription(CameraInfo, topic, self._keeper(name), qos, event_callbacks=events)
             self._made.callback(node.destroy_subscription, subscription)
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """The lifecycle node that turns a camera's images into keypoints, forecasts and predicted frames.
 
-Two threads: the executor's receives images and answers requests, the worker's owns the Predictor. Between them lies a
-mailbox of one, so a camera faster than the model never builds up delay. A third thread comes and goes: it loads another
-model beside the stream when a parameter asks for one, and the worker changes over between two frames. This module holds
-parameters, life cycle and the worker; `receiving`, `publishing`, `requests`, `samples` and `health` hold what their
-names say. Of the package's rooms only `runtime` (and `geometry`) is used here.
+Three threads: one receives images, the worker's owns the Predictor, the executor's does all else. Between the first two
+lies a mailbox of one, so a camera faster than the model never builds up delay. A fourth comes and goes: it loads
+another model beside the stream when a parameter asks for one, and the worker changes over between two frames. This
+module holds parameters, life cycle and the worker; `receiving`, `publishing`, `requests`, `samples` and `health` hold
+what their names say. Of the package's rooms only `runtime` (and `geometry`) is used here.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class PredictorNode(LifecycleNode):
         self._wanted: Settings | None = None  # what the loader is to load, or is loading
         self._loader_lock = threading.Lock()  # for a loader that ends while something else becomes wanted
         self._statistics = Statistics()
-        self._receiver = Receiver(self, lambda: self._settings)
+        self._receiver = Receiver(self, lambda: self._settings, self.report_failure)
         self._publishing: Publishing | None = None
         self._made = ExitStack()  # what on_configure made, to be destroyed again
         self._active = False
@@ -238,7 +238,7 @@ class PredictorNode(LifecycleNode):
         """Check new values together with the others and put them to use, or refuse them with the reason.
 
         What makes another Predictor necessary is loaded at once where no images come in. While they do it is loaded
-        beside them, after all that can be checked quickly: images are received on this thread.
+        beside them, after all that can be checked quickly: this thread answers all requests.
         """
         names = {spec.name for spec in fields(Settings)}
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_policy_name_from_kind
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -44,7 +44,7 @@ class Publishing:
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._made = ExitStack()
-        self._with_unheard: set[LifecyclePublisher[Any]] = set()  # that DDS told of a subscriber they do not fit
+        self._publishers: list[LifecyclePublisher[Any]] = []
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._keypoints = [self._make(GridKeypoints, f"~/{eye}keypoints", 10) for eye in _EYES]
         self._forecast = [self._make(KeypointForecast, f"~/{eye}forecast", 10) for eye in _EYES]
@@ -56,16 +56,12 @@ class Publishing:
         self._made.callback(self.space.close)
 
     def _make(self, kind: type, topic: str, qos: QoSProfile | int) -> LifecyclePublisher[Any]:
-        def on_incompatible_qos(event: Any) -> None:
-            self._with_unheard.add(publisher)
-            self._node.get_logger().warning(
-                f"a subscriber to {publisher.topic_name} hears nothing: its QoS asks for more than is offered "
-                f"({qos_policy_name_from_kind(event.last_policy_kind)})"
-            )
-
-        events = PublisherEventCallbacks(incompatible_qos=on_incompatible_qos)
+        # Of subscribers that do not fit, `unheard_subscribers` learns from the graph. DDS would tell, too, by two more
+        # entities for each publisher, and the executor goes through all of them three times for every image.
+        events = PublisherEventCallbacks(use_default_callbacks=False)
         publisher = self._node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=events)
         self._made.callback(self._node.destroy_lifecycle_publisher, publisher)
+        self._publishers.append(publisher)
         return publisher
 
     def close(self) -> None:
@@ -73,23 +69,27 @@ class Publishing:
         self._made.close()
 
     def unheard_subscribers(self) -> list[str]:
-        """Return a sentence for each subscriber that gets nothing because its QoS asks for more than is offered."""
+        """Say of each subscriber that gets nothing why: it asks for more than is offered, or for another type."""
         sentences, node = [], self._node
-        for topic in sorted(publisher.topic_name for publisher in self._with_unheard):
+        for publisher in self._publishers:
+            topic = publisher.topic_name
+            if node.count_subscribers(topic) == publisher.get_subscription_count():
+                continue  # all that there are hear it
             subscriptions = node.get_subscriptions_info_by_topic(topic)
             for own, info in product(of_node(node, node.get_publishers_info_by_topic(topic)), subscriptions):
                 if reason := mismatch(own, info):
                     sentences.append(f"{endpoint_name(info)} hears nothing on {topic}: {reason}")
-        return sentences
+        return sorted(sentences)
 
     def model_info(self, predictor: Predictor) -> None:
         """Say which model is in use."""
         self._model_info.publish(model_info_message(predictor.manifest, predictor.provider, predictor.variant))
 
     def keypoints(self, observation: Observation, header: Header, model_id: str) -> None:
-        """Publish an absorbed frame's observation."""
+        """Publish an absorbed frame's observation, where somebody listens: its forecast waits meanwhile."""
         for seen in observation.views:
-            self._keypoints[seen.view].publish(keypoints_message(seen, header, model_id))
+            if (publisher := self._keypoints[seen.view]).get_subscription_count() > 0:
+                publisher.publish(keypoints_message(seen, header, model_id))
 
     def forecast(self, forecast: Forecast, header: Header, *, frames_dropped: int, latency_ns: int) -> None:
         """Publish a forecast; latency_ns is the time from exposure to now."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -29,9 +34,10 @@ except ImportError:  # Humble
 # What DDS itself finds to match the publishers there are; Humble has none.
 _BEST_AVAILABLE = getattr(ReliabilityPolicy, "BEST_AVAILABLE", None)
 _IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
-# Images are kept until the executor's thread takes them, which under load may come late; all but the newest are counted
-# as dropped in the mailbox then, and not lost without a word in DDS.
+# Images are kept until they are taken, which under load may come late; all but the newest are counted as dropped in the
+# mailbox then, and not lost without a word in DDS.
 _DEPTH = 10
+_WAIT_NS = 100_000_000  # how long it may take until the thread that receives sees that it is to end
 _DEFINITIONS = {
     "builtin_interfaces/msg/Time": "int32 sec\nuint32 nanosec",
     "std_msgs/msg/Header": "builtin_interfaces/Time stamp\nstring frame_id",
@@ -89,15 +95,30 @@ class Received:
         return Header(stamp=time_message(image_ns), frame_id=header.frame_id)
 
 
+class _NotTheExecutors(MutuallyExclusiveCallbackGroup):
+    """Keeps a subscription from the executor: its messages are taken by a thread of their own."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+
 class Receiver:
     """Subscribes to the image topic as the settings say, and leaves every image in a mailbox of one.
 
-    Used from the executor's thread alone.
+    Used from the executor's thread alone. Images come in on another, which waits for nothing else: the executor looks
+    at every service, timer and event of the node before and, twice, after each callback, which is Python that the
+    worker would have to wait for, and what the executor is busy with would hold the images up.
     """
 
-    def __init__(self, node: Node, settings: Callable[[], Settings]) -> None:
-        self._node, self._settings = node, settings
-        self._subscription = None
+    def __init__(
+        self, node: Node, settings: Callable[[], Settings], report: Callable[[Exception], None]
+    ) -> None:
+        """Receive for a node, as its settings say; what nobody expected to fail is reported."""
+        self._node, self._settings, self._report = node, settings, report
+        self._subscription: Subscription | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._one_at_a_time = threading.Lock()  # an EventsExecutor knows no callback groups and takes images as well
         self._reliability = ReliabilityPolicy.BEST_EFFORT
 
     @property
@@ -114,6 +135,8 @@ class Receiver:
     def close(self) -> None:
         """Unsubscribe."""
         if self._subscription is not None:
+            self._closing.set()
+            self._thread.join()
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
@@ -164,23 +187,21 @@ class Receiver:
         # The topic is resolved already; resolving it again is without effect, unless it is remapped a second time.
         self._subscription = self._node.create_subscription(
             kind, self.topic, self._on_image, self._qos(_BEST_AVAILABLE if best else self._reliability),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos), raw=True,
+            callback_group=_NotTheExecutors(), raw=True,
+            # To an executor that waits for its events, Fast DDS reports its images as well.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
         )
         self._kind = _IMAGE_TYPES[self._settings().transport]
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._receive, args=(self._subscription, self._closing), name="images", daemon=True
+        )
+        self._thread.start()
         self._node.get_logger().info(f"subscribed to {self._subscription.topic_name} ({self.reliability})")
 
     @staticmethod
     def _qos(reliability: ReliabilityPolicy) -> QoSProfile:
         return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_DEPTH, reliability=reliability)
-
-    def _on_incompatible_qos(self, event: Any) -> None:
-        """Follow a publisher that cannot be heard as the subscription is, or say that it is not heard."""
-        if self._settings().reliability == "auto":
-            # Not here: this callback belongs to the subscription that would be destroyed.
-            self._node.executor.create_task(self.follow_publishers)
-            return
-        for sentence in self.publishers()[1]:
-            self._node.get_logger().error(f"no image comes from {sentence}")
 
     def _wanted_reliability(self) -> ReliabilityPolicy:
         """Reliable where every publisher is, because nothing is lost then; best effort hears all others too.
@@ -196,11 +217,32 @@ class Receiver:
             return ReliabilityPolicy.RELIABLE
         return ReliabilityPolicy.BEST_EFFORT
 
+    def _receive(self, subscription: Subscription, closing: threading.Event) -> None:
+        """Take images as they come, until `closing` (the receiving thread's whole work)."""
+        context, handle = self._node.context, subscription.handle
+        with suppress(rclpy_implementation.InvalidHandle), context.handle, handle:  # else ended before it began
+            wait_set = rclpy_implementation.WaitSet(1, 0, 0, 0, 0, 0, context.handle)
+            while not closing.is_set() and context.ok():
+                try:
+                    wait_set.clear_entities()
+                    wait_set.add_subscription(handle)
+                    wait_set.wait(_WAIT_NS)
+                    if (taken := handle.take_message(subscription.msg_type, subscription.raw)) is not None:
+                        self._on_image(taken[0])
+                    elif self._reliability != self._wanted_reliability() and self._node.executor is not None:
+                        # Not here: this thread belongs to the subscription that would be destroyed.
+                        self._node.executor.create_task(self.follow_publishers)
+                except Exception as error:  # the next image may be taken all the same
+                    if context.ok():
+                        self._report(error)
+                        closing.wait(_WAIT_NS * 1e-9)
+
     def _on_image(self, data: bytes) -> None:
-        now_s = time.monotonic()
-        statistics = self._statistics
-        statistics.received += 1
-        statistics.last_image_s = now_s
-        statistics.arrivals_s.append(now_s)
-        if self._mailbox.put(Received(data, self._kind, self._node.get_clock().now().nanoseconds)):
-            statistics.dropped += 1
+        with self._one_at_a_time:
+            now_s = time.monotonic()
+            statistics = self._statistics
+            statistics.received += 1
+            statistics.last_image_s = now_s
+            statistics.arrivals_s.append(now_s)
+            if self._mailbox.put(Received(data, self._kind, self._node.get_clock().now().nanoseconds)):
+                statistics.dropped += 1

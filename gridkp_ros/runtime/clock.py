@@ -96,7 +96,9 @@ class FrameClock:
 
     def due(self, stamp_ns: int) -> bool:
         """Return whether `tick` would take the frame in, without taking it."""
-        return copy.deepcopy(self).tick(stamp_ns).action != "skip"
+        trial = copy.copy(self)
+        trial._intervals = self._intervals.copy()
+        return trial.tick(stamp_ns).action != "skip"
 
     def _steps_at(self, stamp_ns: int) -> int:
         ordered = sorted(self._intervals)

@@ -194,6 +194,19 @@ def test_a_subscriber_that_asks_for_too_much_is_said(make_rig: MakeRig) -> None:
     rig.wait_status("node", OK, "active")
 
 
+def test_a_subscriber_of_another_type_is_said(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=rig.context.get_domain_id())
+    other = rclpy.create_node("other_planner", context=context)
+    try:
+        other.create_subscription(CompressedImage, "/predictor_node/forecast", lambda m: None, 10)
+        rig.wait_status("node", WARN, "/other_planner hears nothing on /predictor_node/forecast: gridkp_ros")
+    finally:
+        other.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 def test_model_info_reaches_who_subscribes_late(make_rig: MakeRig) -> None:
     rig = make_rig()
     wait_for(lambda: bool(rig.infos), "model_info")

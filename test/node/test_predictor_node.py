@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,39 @@ def test_model_info_reaches_a_late_subscriber(make_rig: MakeRig) -> None:
     assert info.provider == "CPUExecutionProvider" and info.family == "gridkp"
     assert (info.input_width, info.input_height, info.num_keypoints) == (64, 64, 4)
     assert list(info.point_names) == ["left", "right"]
+
+
+def test_images_come_in_while_the_executor_is_busy(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    busy, go_on = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        busy.set()
+        go_on.wait(TIMEOUT_S)
+
+    rig.node.executor.create_task(occupy)
+    try:
+        assert busy.wait(TIMEOUT_S)
+        rig.stream(6, 15.0)
+        rig.wait_forecasts(4)
+    finally:
+        go_on.set()
+
+
+def test_an_image_that_cannot_be_taken_does_not_end_the_receiving(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+
+    def fail(frame: object) -> bool:
+        monkeypatch.undo()
+        raise MemoryError("no room for an image")
+
+    monkeypatch.setattr(rig.node._mailbox, "put", fail)
+    rig.send(image_message(picture(), Header(stamp=time_message(1000 * NS))))
+    assert "MemoryError: no room for an image" in rig.statistics.last_error
+    rig.stream(4, 15.0)
+    rig.wait_forecasts(2)
 
 
 def test_stamps_that_jump_back_start_a_new_epoch(make_rig: MakeRig) -> None:
