@@ -48,7 +48,7 @@ from gridkp_ros.node.receiving import Received, Receiver
 from gridkp_ros.node.requests import Requests
 from gridkp_ros.node.resources import ResourceError, find_model
 from gridkp_ros.node.ros_logging import Sparing, forward_logging
-from gridkp_ros.node.running import run_node
+from gridkp_ros.node.running import run_node, say_without_waiting
 from gridkp_ros.node.samples import SampleBudget, rehearse
 from gridkp_ros.node.settings import PREDICTOR, SUBSCRIPTION, Settings, SettingsError
 from gridkp_ros.node.space import Space
@@ -663,6 +663,7 @@ def _autostart(node: PredictorNode) -> bool:
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the exit status is 1 if `autostart` fails."""
     receive_mostly()
+    say_without_waiting()
     return run_node(
         "predictor_node", PredictorNode, args, start=_autostart, close=PredictorNode.stop,
         go_on=PredictorNode.report_failure,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -112,6 +114,21 @@ def log_file_problem() -> str | None:
             f"there is no log file, {folder} cannot be written ({error}): what is logged goes to the terminal and to "
             "/rosout alone. Set ROS_LOG_DIR to a folder that can"
         )
+
+
+def say_without_waiting() -> None:
+    """Let what this process says get lost where its terminal is stopped, or a pipe full that nobody reads.
+
+    Else whoever logs waits, and in the end every thread does. /rosout and the log file have all of it.
+    """
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # closed, or a socket, which cannot be opened again
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
+                # Opened anew, because the one there is may be shared with processes that do not expect it.
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                own = os.open(f"/proc/self/fd/{descriptor}", flags)
+                os.dup2(own, descriptor)
+                os.close(own)
 
 
 def _end_by_hangup() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +82,34 @@ def test_the_terminal_closes(make_theatre: MakeTheatre) -> None:
         fault.sentences.append("ended with status 0")
         theatre.start()
         theatre.begin()
+
+
+def test_nobody_reads_what_it_says(theatre: Theatre) -> None:
+    """A terminal that is stopped, a pager: the pipe is full, and whoever writes to it would wait for ever."""
+    arguments = ros_arguments({"autostart": True, "num_samples": 1}, {"__node": "unread"})
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(theatre.domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    heard: list[KeypointForecast] = []
+    subscription = theatre.ros.create_subscription(KeypointForecast, "/unread/forecast", heard.append, 10)
+    reader, writer = os.pipe()
+    fill = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_NONBLOCK)
+    command = [executable("predictor_node"), *arguments]
+    with subprocess.Popen(command, stdout=writer, stderr=writer, env=environment) as node:
+        try:
+            wait_for(lambda: theatre.play_one() and bool(heard), "forecasts of the second node", 60.0)
+            with theatre.fault("nobody reads what a second predictor says, and its pipe is full") as fault:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        os.write(fill, bytes(4096))
+                for number in range(5):
+                    theatre.send(theatre.image(encoding=f"nobody reads {'x' * number}"))
+                heard.clear()
+                wait_for(lambda: theatre.play_one() and len(heard) > 5, "forecasts of a node that cannot say anything")
+                fault.sentences.append("forecasts go on")
+        finally:
+            node.kill()
+            for descriptor in (reader, writer, fill):
+                os.close(descriptor)
+            theatre.ros.destroy_subscription(subscription)
 
 
 def test_subscribers_come_and_go(theatre: Theatre) -> None:
