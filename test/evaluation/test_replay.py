@@ -94,7 +94,9 @@ def test_pictures_and_report_are_written_and_self_contained(tiny_bundle_path: Pa
 
 @pytest.mark.parametrize(("rate_hz", "width", "height"), [(10, 321, 241), (25, 64, 64), (60, 160, 90)])
 def test_other_rates_and_sizes(tiny_bundle_path: Path, tmp_path: Path, rate_hz: float, width: int, height: int) -> None:
-    result = replay(made(rate_hz, 3.0, width, height), predictor(tiny_bundle_path), tmp_path)
+    source, odd = made(rate_hz, 3.0, width, height), width % 2 == 1  # videos are of even sizes: one of such a source
+    result = replay(source, predictor(tiny_bundle_path), tmp_path, pictures=odd)
+    assert (tmp_path / "film.mp4").is_file() == odd
     frames = result["frames"]
     assert frames["read"] == frames["absorbed"] + frames["skipped"] == round(3 * rate_hz)
     assert frames["coasted"] == (0 if rate_hz > 15 else pytest.approx(15, abs=2))
