@@ -88,6 +88,11 @@ class Health:
                 verdict = WARN, "use_sim_time is set, and nothing has come on /clock yet"
             elif statistics.last_image_s < 0 and count == 0 and (others := receiver.elsewhere()):
                 verdict = level, f"{sentence}, which nobody publishes; there are images on {', '.join(others)}"
+            elif count > 1 and level == OK:
+                verdict = WARN, (
+                    f"{count} publishers on {receiver.topic}: the images of one camera alone can be followed; end the "
+                    "others, or remap image. One that was killed counts for 20 s more"
+                )
         values = {
             "topic": receiver.topic,
             "reliability": receiver.reliability,

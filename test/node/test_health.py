@@ -207,6 +207,25 @@ def test_a_subscriber_of_another_type_is_said(make_rig: MakeRig) -> None:
         rclpy.shutdown(context=context)
 
 
+def test_a_second_camera_is_said(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=rig.context.get_domain_id())
+    other = rclpy.create_node("other_camera", context=context)
+    try:
+        other.create_publisher(Image, "image", 5)
+
+        def said() -> bool:
+            rig.send(image_message(picture(), Header(stamp=time_message(time.time_ns()))))
+            level, sentence, _ = rig.status("input")
+            return level == WARN and "2 publishers on /image: the images of one camera alone" in sentence
+
+        wait_for(said, "the warning")
+    finally:
+        other.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 def test_model_info_reaches_who_subscribes_late(make_rig: MakeRig) -> None:
     rig = make_rig()
     wait_for(lambda: bool(rig.infos), "model_info")
