@@ -136,20 +136,29 @@ class TiledConv(nn.Module):
         self.more = -weight.shape[1] % self.BLOCK
         kernel = F.pad(Tiles.kernel(weight), (0, self.more)).flatten(0, 1)  # [36*O, C]
         self.register_buffer("kernel", kernel[..., None, None], persistent=False)
+        # Pixels of tiles and what surrounds them, tile by tile, in maps with a border of zeros.
+        self.border = [TILE * tiles + 1 - size for tiles, size in zip(self.tiles.tiles, (height, width), strict=True)]
+        y, x = (TILE * torch.arange(tiles).unsqueeze(-1) + torch.arange(TILE + 2) for tiles in self.tiles.tiles)
+        pixels = y[:, None, :, None] * (TILE * self.tiles.tiles[1] + 2) + x[:, None, :]
+        self.register_buffer("pixels", pixels.flatten(), persistent=False)
+        a, _, b = toom_cook()
+        self.register_buffer("split", torch.from_numpy(np.kron(b, b)).float(), persistent=False)  # [36, 36]
         # What adds a bias to a whole tile, by frequencies.
-        a = toom_cook()[0]
         one = np.linalg.lstsq(a, np.ones(TILE), rcond=None)[0]
         spread = None if bias is None else torch.outer(torch.from_numpy(np.kron(one, one)).float(), bias.detach())
         self.register_buffer("bias", None if spread is None else spread.flatten(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        (th, tw), (_, w), channels = self.tiles.tiles, self.tiles.size, x.shape[-1] + self.more
-        x = F.pad(x, (0, self.more)) if self.more else x
-        x = (self.tiles.split_rows @ x.flatten(2)).reshape(-1, 6 * th, w, channels)
-        x = (self.tiles.split_columns @ x).reshape(-1, 6, th, 6, tw, channels)
-        x = x.permute(0, 2, 4, 1, 3, 5).reshape(-1, th, tw, 36 * channels).permute(0, 3, 1, 2)
+        (th, tw), (below, right) = self.tiles.tiles, self.border
+        x = F.pad(x, (0, self.more, 1, right, 1, below))
+        x = x.flatten(1, 2).index_select(1, self.pixels).unflatten(1, (th * tw, 36))
+        x = (self.split @ x).flatten(2).unflatten(1, (th, tw)).permute(0, 3, 1, 2)
         x = F.conv2d(x, self.kernel, self.bias, groups=36).permute(0, 2, 3, 1)
         return self.tiles.join @ x.reshape(-1, th * tw, 36, self.outputs)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The convolution of maps [N,C,h,w] as maps [N,O,h,w]."""
+        return self.whole(self(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
     def whole(self, x: Tensor) -> Tensor:
         """Maps in these tiles, [N,tiles,16,C] -> [N,h,w,C]."""
@@ -478,18 +487,27 @@ class FastDynamics(nn.Module):
 class FastDetect(Detect):
     """As `graphs.Detect`, with batch norm and the images' scale folded into the convolutions.
 
-    Those of the coarsest scale are `TiledConv`s: at finer ones, going over to tiles and back takes what it saves.
+    Those of many channels are `TiledConv`s: of fewer, going over to tiles and back takes what it saves.
     """
+
+    MANY = 64
 
     def __init__(self, vision: Vision, snap: bool = True) -> None:
         super().__init__(vision, snap)
-        c, scales = vision.config, (vision.detector.scale1, vision.detector.scale2, vision.detector.scale3)
-        *fine, coarse = ([fuse_conv_bn_eval(conv, norm) for conv, norm, _ in scale] for scale in scales)
-        fine[0][0].weight.data /= 255.0
-        self.fine = nn.ModuleList(nn.ModuleList(convs) for convs in fine)
-        self.coarse = nn.ModuleList(TiledConv(conv.weight, conv.bias, *c.latent_size) for conv in coarse)
+        c, net = vision.config, vision.detector
+        self.scales = nn.ModuleList()
+        for shrunk, scale in ((1, net.scale1), (2, net.scale2), (4, net.scale3)):
+            convs = [fuse_conv_bn_eval(conv, norm) for conv, norm, _ in scale]
+            size = c.height // shrunk, c.width // shrunk
+            self.scales.append(
+                nn.ModuleList(
+                    TiledConv(conv.weight, conv.bias, *size) if conv.in_channels >= self.MANY else conv
+                    for conv in convs
+                )
+            )
+        self.scales[0][0].weight.data /= 255.0
         middle = torch.tensor([(c.width - 1) / 2, (c.height - 1) / 2])
-        h, w = c.latent_size
+        h, w = size
         x, y = torch.linspace(0, c.width - 1, w) - middle[0], torch.linspace(0, c.height - 1, h) - middle[1]
         places = torch.stack((x.expand(h, w), y.unsqueeze(-1).expand(h, w)), dim=-1).flatten(0, 1)
         self.register_buffer("middle", middle, persistent=False)
@@ -497,14 +515,11 @@ class FastDetect(Detect):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = image.permute(0, 3, 1, 2).float() - 127.5
-        for convs in self.fine:
+        for convs in self.scales:
+            x = x if convs is self.scales[0] else F.max_pool2d(x, 2)
             for conv in convs:
-                x = leaky(conv(x))
-            x = F.max_pool2d(x, 2)
-        x = x.permute(0, 2, 3, 1)
-        for conv in self.coarse:
-            x = leaky(conv.whole(conv(x)))
-        logits = self.vision.heatmap(x.permute(0, 3, 1, 2)).flatten(2)  # [B, K, h*w]
+                x = leaky(conv.maps(x) if isinstance(conv, TiledConv) else conv(x))
+        logits = self.vision.heatmap(x).flatten(2)  # [B, K, h*w]
         heatmaps = logits.sigmoid()
         if self.vision.config.coordinates == "softmax":
             pose = logits.softmax(dim=-1) @ self.places
