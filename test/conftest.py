@@ -26,7 +26,7 @@ refuse_network()  # whatever is tested here, nothing of it may reach for the net
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory_goes_back() -> Iterator[None]:
     """Memory that a training keeps for its next step (training/allocator.py) is not kept until the last test."""
-    from gridkp_ros.bench.memory import give_back
+    from gridkp_ros.runtime.memory import give_back
 
     yield
     give_back()

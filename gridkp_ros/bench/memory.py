@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
+
+from gridkp_ros.runtime.memory import give_back
 
 _FORGET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 
@@ -16,13 +17,6 @@ def resident_mb() -> float:
 def peak_mb() -> float:
     """The most that was resident since the start, or since `forget_peak`."""
     return _status("VmHWM")
-
-
-def give_back() -> None:
-    """Give freed memory back to the system, where the C library (glibc) can be told so."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def forget_peak() -> None:
