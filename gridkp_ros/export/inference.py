@@ -487,27 +487,18 @@ class FastDynamics(nn.Module):
 class FastDetect(Detect):
     """As `graphs.Detect`, with batch norm and the images' scale folded into the convolutions.
 
-    Those of many channels are `TiledConv`s: of fewer, going over to tiles and back takes what it saves.
+    Those of the coarsest scale are `TiledConv`s: at finer ones, going over to tiles and back takes what it saves.
     """
-
-    MANY = 64
 
     def __init__(self, vision: Vision, snap: bool = True) -> None:
         super().__init__(vision, snap)
-        c, net = vision.config, vision.detector
-        self.scales = nn.ModuleList()
-        for shrunk, scale in ((1, net.scale1), (2, net.scale2), (4, net.scale3)):
-            convs = [fuse_conv_bn_eval(conv, norm) for conv, norm, _ in scale]
-            size = c.height // shrunk, c.width // shrunk
-            self.scales.append(
-                nn.ModuleList(
-                    TiledConv(conv.weight, conv.bias, *size) if conv.in_channels >= self.MANY else conv
-                    for conv in convs
-                )
-            )
+        c, scales = vision.config, (vision.detector.scale1, vision.detector.scale2, vision.detector.scale3)
+        *fine, coarse = ([fuse_conv_bn_eval(conv, norm) for conv, norm, _ in scale] for scale in scales)
+        h, w = c.latent_size
+        tiled = [TiledConv(conv.weight, conv.bias, h, w) for conv in coarse]
+        self.scales = nn.ModuleList(nn.ModuleList(convs) for convs in (*fine, tiled))
         self.scales[0][0].weight.data /= 255.0
         middle = torch.tensor([(c.width - 1) / 2, (c.height - 1) / 2])
-        h, w = size
         x, y = torch.linspace(0, c.width - 1, w) - middle[0], torch.linspace(0, c.height - 1, h) - middle[1]
         places = torch.stack((x.expand(h, w), y.unsqueeze(-1).expand(h, w)), dim=-1).flatten(0, 1)
         self.register_buffer("middle", middle, persistent=False)
