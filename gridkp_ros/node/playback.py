@@ -102,11 +102,17 @@ class Playback:
             self._ended.set()
 
     def _play(self, frames: Iterable[tuple[int, Frame]], publish: Callable[[int, Frame], None]) -> None:
-        start_s, start_ns, first_ns = 0.0, 0, 0
+        start_s, start_ns, first_ns, last_ns = 0.0, 0, 0, 0
         for offset_ns, frame in frames:
-            if not self.published:
+            if not self.published or offset_ns < last_ns:
+                if self.published:
+                    self._node.get_logger().warning(
+                        f"{self._source}: the stamps jump back by {(last_ns - offset_ns) * 1e-9:.3f} s, and it goes on "
+                        "from there", throttle_duration_sec=5.0,
+                    )  # fmt: skip
                 start_s, first_ns = time.monotonic(), offset_ns
                 start_ns = self._node.get_clock().now().nanoseconds
+            last_ns = offset_ns
             elapsed_ns = round((offset_ns - first_ns) / self._rate)
             late_s = time.monotonic() - start_s - elapsed_ns * 1e-9
             if self._stop.wait(max(0.0, -late_s)):

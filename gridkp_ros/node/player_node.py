@@ -99,12 +99,14 @@ def _decode_ahead(source: FrameSource, start_offset_s: float) -> Iterator[tuple[
         return False
 
     def decode() -> None:
-        first_ns = None
+        first_ns, begun = None, False
         try:
             with source:
                 for frame in source:
                     first_ns = frame.stamp_ns if first_ns is None else first_ns
-                    if frame.stamp_ns - first_ns >= start_offset_s * 1e9 and not put((frame.stamp_ns, frame.image)):
+                    # Once begun it goes on, though the recording's clock may be set back in its midst.
+                    begun = begun or frame.stamp_ns - first_ns >= start_offset_s * 1e9
+                    if begun and not put((frame.stamp_ns, frame.image)):
                         return
             put(None)
         except Exception as error:  # handed to the thread that plays
