@@ -99,6 +99,19 @@ class Engine:
         self._match("output", outputs, self.outputs, free)
         return outputs
 
+    def shrink_pool(self) -> None:
+        """On a CPU let go what the pool of all graphs holds beyond one small run of this one; elsewhere do nothing."""
+        if self.provider != ORT_NAMES["cpu"]:
+            return
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        shapes = {name: [d if isinstance(d, int) else 1 for d in want.dims] for name, want in self.inputs.items()}
+        feeds = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        try:
+            self._session.run(self._output_names, feeds, options)
+        except Exception as error:  # ONNX Runtime raises types of its own that share no base class
+            raise EngineError(f"{self.path} failed on {self.provider}: {error}") from error
+
     def _run_bound(self, feeds: Mapping[str, Value], keep: Collection[str]) -> list[Value]:
         binding = self._session.io_binding()
         for name, value in feeds.items():

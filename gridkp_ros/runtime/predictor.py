@@ -23,6 +23,7 @@ from gridkp_ros.runtime.forecast import (
     sample_weights,
     weighted_mean,
 )
+from gridkp_ros.runtime.memory import give_back
 from gridkp_ros.runtime.rollout import forecast_feeds, roll_out
 from gridkp_ros.runtime.trust import Trust, TrustMeter
 from gridkp_ros.runtime.variants import EQUAL
@@ -310,6 +311,17 @@ class Predictor:
                 self._engine(file)
         except EngineError as error:
             raise PredictorError(str(error)) from error
+
+    def give_back(self) -> None:
+        """Give the system back memory that opening the graphs took, and larger forecasts than those to come.
+
+        Raises PredictorError if the graph fails that is run for it.
+        """
+        try:
+            self._engine("forecast.onnx").shrink_pool()
+        except EngineError as error:
+            raise PredictorError(str(error)) from error
+        give_back()
 
     # -- inside
 

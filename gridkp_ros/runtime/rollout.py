@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from gridkp_ros.runtime.bundle import Manifest
-from gridkp_ros.runtime.engine import Engine, Value
+from gridkp_ros.runtime.engine import ORT_NAMES, Engine, Value
+
+SAMPLES_PER_CALL = 20  # on a CPU: of more at once, what lies between two operators finds no room in the caches
 
 
 def forecast_feeds(manifest: Manifest, state: Mapping[str, Value], noise: np.ndarray) -> dict[str, Value]:
@@ -26,6 +29,20 @@ def roll_out(
 
     Returns pose, spread and confidence, each [B,S,T,...]. Raises EngineError if the graph fails.
     """
+    if engine.provider != ORT_NAMES["cpu"]:
+        return _over_steps(engine, manifest, state, noise)
+    num_samples = noise.shape[1]
+    size = math.ceil(num_samples / math.ceil(num_samples / SAMPLES_PER_CALL))
+    parts = []
+    for start in range(0, num_samples, size):
+        some = slice(start, start + size)
+        parts.append(_over_steps(engine, manifest, {n: v[:, some] for n, v in state.items()}, noise[:, some]))
+    return tuple(np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+
+
+def _over_steps(
+    engine: Engine, manifest: Manifest, state: Mapping[str, Value], noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     fixed = engine.input_shape(manifest.forecast_noise.name)[2]
     chunk = fixed if isinstance(fixed, int) else manifest.max_steps_per_call
     num_steps = noise.shape[2]

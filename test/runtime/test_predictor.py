@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from gridkp_ros.bench.memory import resident_mb
 from gridkp_ros.geometry import Region
 from gridkp_ros.runtime import Bundle, BundleError, Manifest, Predictor, PredictorError, sha256_of
 from gridkp_ros.runtime import engine as engine_module
@@ -203,6 +204,22 @@ def test_samples_repeat_and_do_not_depend_on_each_other(tiny_bundle_path: Path) 
     assert follow_on.action == "absorbed"
     drift = a.points[1] - a.points[0]
     assert (two.forecast(12, num_samples=10).points[1, :, 0] - two.forecast(12).points[0, :, 0] != drift[:, 0]).any()
+
+
+def test_more_samples_than_one_call_takes(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps its place, however many a call of the graph takes; none is left out."""
+    whole = predictor.forecast(7, num_samples=23)
+    for most in (1, 5, 22):
+        monkeypatch.setattr("gridkp_ros.runtime.rollout.SAMPLES_PER_CALL", most)
+        np.testing.assert_array_equal(predictor.forecast(7, num_samples=23).points, whole.points)
+
+
+def test_memory_is_given_back_and_nothing_else_changes(predictor: Predictor) -> None:
+    before = predictor.forecast(7, num_samples=200)
+    peak_mb = resident_mb()
+    predictor.give_back()
+    assert resident_mb() <= peak_mb
+    np.testing.assert_array_equal(predictor.forecast(7, num_samples=200).points, before.points)
 
 
 def test_temperature_scales_the_noise(predictor: Predictor) -> None:
