@@ -44,7 +44,7 @@ from gridkp_ros.node.running import make_executor, spin
 from gridkp_ros.node.transport import isolate
 from gridkp_ros.node.transport_bench import RoundTrips, publish_at_rate
 
-SIZES, RATES_HZ, TRANSPORTS = ((640, 480), (1920, 1080)), (30.0, 60.0), ("raw", "compressed")
+SIZES, TRANSPORTS = ((640, 480), (1920, 1080)), ("raw", "compressed")
 WARM_UP_S = 2.0
 MARGIN_MS = 4.0  # what the node may add to the round trip and the model's own time
 # Growth that counts: medians of the last third of a long run against the first.
@@ -569,10 +569,10 @@ def _judge(arrivals: Arrivals, looks: Sequence[Sample]) -> dict:
 def tabulate(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the rows as a table."""
     table = Table(
-        title="predictor_node under a camera: times in ms, memory in MiB (docs/camera.md)",
+        title="predictor_node under a camera: times in ms, memory in MB (docs/camera.md)",
         title_justify="left", box=None, pad_edge=False,
     )
-    for name in ("camera", "pub", "rec", "abs", "drop", "age", "p95", "limit", "trip", "model", "MiB"):
+    for name in ("camera", "pub", "rec", "abs", "drop", "age", "p95", "limit", "trip", "model", "MB"):
         table.add_column(name, justify="left" if name == "camera" else "right", no_wrap=True)
     for row in rows:
         age, rss = row["age_ms"], row["rss_mb"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import time
@@ -15,12 +14,12 @@ from rclpy.clock import Clock, ClockType
 
 from gridkp_ros.node.statistics import ERROR, OK, WARN
 from gridkp_ros.node.transport import chosen_transport
+from gridkp_ros.runtime.memory import PAGE_MB
 
 if TYPE_CHECKING:
     from gridkp_ros.node.predictor_node import PredictorNode
 
 PERIOD_S = 1.0
-_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Health:
@@ -205,6 +204,6 @@ class _Memory:
         self._file = Path("/proc/self/statm").open("rb", buffering=0)  # noqa: SIM115
 
     def resident_mb(self) -> float:
-        """Return the resident memory, MiB."""
+        """Return the resident memory, 10^6 bytes."""
         self._file.seek(0)
-        return int(self._file.read(200).split()[1]) * _PAGE_MB
+        return int(self._file.read(200).split()[1]) * PAGE_MB

@@ -35,7 +35,6 @@ from gridkp_ros.runtime.variants import EQUAL
 RATE_HZ, WIDTH, HEIGHT = 15.0, 640, 480
 _TIMEOUT_S = 60.0  # a TensorRT engine that is not built yet takes longer
 _LOOK_EVERY_S = 0.01
-_MIB = 2**20
 
 
 class Watcher:
@@ -114,7 +113,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if index == options.starts - 1:
                 watcher.stream(process, options.seconds)
                 held = process.usage()
-                result |= {"rss_mb": held.rss_mb * _MIB / 1e6, "threads": held.threads, "forecasts": watcher.forecasts}
+                result |= {"rss_mb": held.rss_mb, "threads": held.threads, "forecasts": watcher.forecasts}
         finally:
             process.stop()
             watcher.node.destroy_node()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gridkp_ros.runtime.memory import PAGE_MB
+
 _STOP_TIMEOUT_S = 60.0
 _LOG_LINES = 15
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class ProcessError(RuntimeError):
@@ -24,7 +25,7 @@ class ProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds: cpu_s seconds of all cores since its start, rss_mb resident (MiB), threads."""
+    """What a process holds: cpu_s seconds of all cores since its start, rss_mb resident (10^6 bytes), threads."""
 
     cpu_s: float
     rss_mb: float
@@ -77,7 +78,7 @@ class NodeProcess:
         # The second field, a name in brackets, may hold spaces.
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return Usage(
-            cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S, rss_mb=int(fields[21]) * _PAGE_MB,
+            cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S, rss_mb=int(fields[21]) * PAGE_MB,
             threads=int(fields[17]),
         )
 

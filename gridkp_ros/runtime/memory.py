@@ -1,8 +1,11 @@
-"""Memory of this process."""
+"""Memory of processes, in MB of 10^6 bytes."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def give_back() -> None:
