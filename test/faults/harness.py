@@ -222,6 +222,10 @@ class Fault:
         if re.search(pattern, status.message) and not any(status.message in s for s in self.sentences):
             self.sentences.append(status.message)
 
+    def forget_diagnostics(self) -> None:
+        """Let only what is diagnosed from now on count."""
+        self.diagnostics_before = len(self.theatre.diagnostics)
+
     def has_diagnosed(self, pattern: str, level: bytes | None = None) -> DiagnosticStatus | None:
         """Return the first status since the fault began that holds the pattern."""
         for status in self.theatre.diagnostics[self.diagnostics_before :]:

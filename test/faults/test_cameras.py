@@ -76,19 +76,18 @@ def test_a_camera_killed_and_started_again(make_theatre: MakeTheatre) -> None:
     """A camera of another process keeps its own time: where the processor is busy, gaps start more epochs than two."""
     theatre = make_theatre()
     with theatre.fault("the camera's process is killed and started again", new_epochs=(2, 60)) as fault:
-        before = theatre.epoch()
-        theatre.drop(2.0)
-        first = start_actor("camera", theatre.domain_id)
-        wait_for(lambda: first_good(theatre, before)[0], "good forecasts from the camera's process")
-        first.signal(signal.SIGKILL)
-        first.wait()
-        fault.diagnosed("no image on /image for", STALE)
-        before = theatre.epoch()
-        with start_actor("camera", theatre.domain_id):
-            wait_for(lambda: first_good(theatre, before)[0], "good forecasts from the second camera")
-            epoch, images = first_good(theatre, before)
-            assert images <= ONE_SECOND
-            fault.logged(f"epoch {epoch} starts: gap of")
+        for _ in range(2):
+            # One that is quick to start would be taken for the last one, which had a short gap.
+            fault.forget_diagnostics()
+            fault.diagnosed("no image on /image for", STALE)
+            before = theatre.epoch()
+            with start_actor("camera", theatre.domain_id) as camera:
+                wait_for(lambda last=before: first_good(theatre, last)[0], "good forecasts from the camera's process")
+                epoch, images = first_good(theatre, before)
+                assert images <= ONE_SECOND
+                camera.signal(signal.SIGKILL)
+                camera.wait()
+        fault.logged(f"epoch {epoch} starts: gap of")
         theatre.begin()
 
 
