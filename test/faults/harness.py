@@ -23,7 +23,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from gridkp_ros.msg import GridKeypoints, KeypointForecast
 from gridkp_ros.node.conversions import stamp_ns
+from support.strangers import stranger
 from support.waiting import TIMEOUT_S, wait_for
 
 from .clip import CAMERA_HZ, HORIZON_STEPS, NS, Clip, Undisturbed, position_of
@@ -308,17 +309,9 @@ class Theatre:
         if not values.get("loading", ""):
             self._not_loading_ns = stamp_ns(message.header.stamp)
 
-    @contextmanager
-    def stranger(self) -> Iterator[Node]:
-        """A node of a participant of its own, which may do what DDS refuses within one."""
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=self.domain_id)
-        node = rclpy.create_node("stranger", context=context)
-        try:
-            yield node
-        finally:
-            node.destroy_node()
-            rclpy.try_shutdown(context=context)
+    def stranger(self) -> AbstractContextManager[Node]:
+        """A node that is no part of the harness's participant."""
+        return stranger(self.domain_id)
 
     # -- the node
 

@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: node tests need rclpy")
 pytest.importorskip("gridkp_ros.msg", reason="the messages are not built: run them by `make test`")
 
-import rclpy
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -174,15 +173,9 @@ def test_a_best_effort_camera_is_heard_after_a_reliable_one(make_rig: MakeRig) -
 def test_a_publisher_of_another_type_is_said(make_rig: MakeRig) -> None:
     rig = make_rig(stale_after_s=0.1)
     rig.camera.destroy_publisher(rig.publisher)
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=rig.context.get_domain_id())
-    other = rclpy.create_node("other_camera", context=context)
-    try:
+    with rig.stranger("other_camera") as other:
         other.create_publisher(CompressedImage, "image", 10)
         rig.wait_status("input", ERROR, "/other_camera on /image (sensor_msgs/msg/CompressedImage is not")
-    finally:
-        other.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def test_a_subscriber_that_asks_for_too_much_is_said(make_rig: MakeRig) -> None:
@@ -196,23 +189,14 @@ def test_a_subscriber_that_asks_for_too_much_is_said(make_rig: MakeRig) -> None:
 
 def test_a_subscriber_of_another_type_is_said(make_rig: MakeRig) -> None:
     rig = make_rig()
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=rig.context.get_domain_id())
-    other = rclpy.create_node("other_planner", context=context)
-    try:
+    with rig.stranger("other_planner") as other:
         other.create_subscription(CompressedImage, "/predictor_node/forecast", lambda m: None, 10)
         rig.wait_status("node", WARN, "/other_planner hears nothing on /predictor_node/forecast: gridkp_ros")
-    finally:
-        other.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def test_a_second_camera_is_said(make_rig: MakeRig) -> None:
     rig = make_rig()
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=rig.context.get_domain_id())
-    other = rclpy.create_node("other_camera", context=context)
-    try:
+    with rig.stranger("other_camera") as other:
         other.create_publisher(Image, "image", 5)
 
         def said() -> bool:
@@ -221,9 +205,6 @@ def test_a_second_camera_is_said(make_rig: MakeRig) -> None:
             return level == WARN and "2 publishers on /image: the images of one camera alone" in sentence
 
         wait_for(said, "the warning")
-    finally:
-        other.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def test_model_info_reaches_who_subscribes_late(make_rig: MakeRig) -> None:

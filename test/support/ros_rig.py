@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
@@ -23,6 +25,7 @@ from gridkp_ros.msg import GridKeypoints, KeypointForecast, ModelInfo
 from gridkp_ros.node import health
 from gridkp_ros.node.conversions import image_message, time_message
 from gridkp_ros.node.predictor_node import PredictorNode
+from support.strangers import stranger
 from support.waiting import TIMEOUT_S, wait_for
 
 NS = 1_000_000_000
@@ -134,6 +137,10 @@ class Rig:
 
     def wait_forecasts(self, count: int) -> None:
         wait_for(lambda: len(self.forecasts) >= count, f"{count} forecasts (there are {len(self.forecasts)})")
+
+    def stranger(self, name: str) -> AbstractContextManager[Node]:
+        """A node that is no part of this process's participant."""
+        return stranger(self.context.get_domain_id(), name)
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         """Ask one of the node's services; return its answer."""
